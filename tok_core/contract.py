@@ -1,0 +1,185 @@
+"""The contract of every tokenizer, read first and changed last.
+
+    x --latents--> z --quantize--> tokens --decode--> x^        tokens --embed--> quantized latents
+
+Letters: B batch, N tokens, h w grid, D dimensions, P branches, Q codebook levels, T frames.
+
+Ranges and shapes, always: images float (B, 3, H, W) in [-1, 1]; audio float (B, 1, T) in [-1, 1].
+Codes int64 from 0: 1D image (B, N); grid (B, h, w); per dimension (B, h, w, D); branches
+(B, P, ...); multi-scale (B, sum N); audio (B, Q, T), also for Q = 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from tok_core.codebook import Codebook
+from tok_core.hashes import tensor_hash, version_key
+from tok_core.strict_loading import strict_from_pretrained
+from tok_core.token_spec import TokenSpec
+
+NO_FEATURES: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class Tokens(NamedTuple):
+    """Codes with what is needed to decode each item to exactly the size that went in.
+
+    Attributes:
+        codes: int64 (B, *axes of the spec).
+        lengths: int64 (B,) valid positions per item, or None when all are valid.
+        extent: int64 (B, 2) pixels (H, W) or (B, 1) samples of the input, or None for the natural
+            size of the codes.
+    """
+
+    codes: Tensor
+    lengths: Tensor | None = None
+    extent: Tensor | None = None
+
+
+class TrainingOutput(NamedTuple):
+    """What `forward` returns; everything a loss or a log needs, named.
+
+    Attributes:
+        reconstruction: same shape as x, not clamped; None where the training target is not the
+            signal (proxy codes).
+        tokens: the codes this pass used.
+        losses: the tokenizer's own scalar losses (quantizer, KL), already weighted, slash names.
+        statistics: codebook statistics, reduced over processes.
+        shortened: the same batch decoded from a random prefix, when tail drop trains jointly.
+        features: further named tensors that a loss may ask for (``proxy_logits``...).
+    """
+
+    reconstruction: Tensor | None
+    tokens: Tokens
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    shortened: Tensor | None = None
+    features: Mapping[str, Tensor] = NO_FEATURES
+
+
+class Autoencoder(ModelMixin, ConfigMixin):
+    """A model with latents and a way back: continuous (KL) models stop at this floor.
+
+    Subclasses decorate ``__init__`` with diffusers' ``register_to_config``, take plain JSON values,
+    and parse them into their frozen config in the first line.
+    """
+
+    config_name = "config.json"
+    # Names of parameters (or their prefixes) that decide the codes; the rest is decoder.
+    code_prefixes: ClassVar[tuple[str, ...]] = ()
+    # Config keys that change codes without changing a tensor (l2 normalisation, reshapes...).
+    code_config: ClassVar[tuple[str, ...]] = ()
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Map the signal to latents before quantization."""
+        raise TypeError(f"{type(self).__name__} does not define latents")
+
+    def decode_latents(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """Map latents (quantized or not) to the signal, in [-1, 1]."""
+        raise TypeError(f"{type(self).__name__} does not define decode_latents")
+
+    @classmethod
+    def from_pretrained(cls, path: Any, **options: Any) -> Any:
+        """Load a folder or hub id strictly: eval mode, float32, CPU unless asked otherwise.
+
+        Args:
+            path: folder in the diffusers layout (config.json and safetensors), or a hub id.
+            options: what diffusers accepts (``torch_dtype``, ``revision``, ``subfolder``, ...).
+
+        Raises:
+            WeightsError: nothing there, unknown config keys, missing, unexpected or misshapen
+                tensors.
+
+        Example:
+            >>> model = OneDPiece.from_pretrained("runs/mine/model")  # doctest: +SKIP
+        """
+        return strict_from_pretrained(cls, super().from_pretrained, path, options)
+
+    def weights_hash(self) -> str:
+        """Return the hash over the whole state (64 hex digits)."""
+        return self._hash("weights", lambda name: True)
+
+    def _hash(self, kind: str, keep: Any) -> str:
+        named = [(name, t) for name, t in self.state_dict().items() if keep(name)]
+        key = version_key(named)
+        cache: dict[str, Any] = self.__dict__.setdefault("_hash_cache", {})
+        if cache.get(kind, (None,))[0] != key:
+            context = json.dumps(
+                {"kind": kind, "class": type(self).__name__}
+                | {name: _plain(self.config.get(name)) for name in self.code_config},
+                sort_keys=True,
+            )
+            cache[kind] = (key, tensor_hash(named, context))
+        return cache[kind][1]
+
+
+class Tokenizer(Autoencoder):
+    """Signal to tokens and back, through one set of words for images and sound."""
+
+    @property
+    def spec(self) -> TokenSpec:
+        """What the codes look like."""
+        raise TypeError(f"{type(self).__name__} does not define spec")
+
+    @property
+    def codebooks(self) -> tuple[Codebook, ...]:
+        """One `Codebook` per factor."""
+        raise TypeError(f"{type(self).__name__} does not define codebooks")
+
+    def encode(
+        self, x: Tensor, *, lengths: Tensor | None = None, num_tokens: int | None = None
+    ) -> Tokens:
+        """Turn a signal into tokens.
+
+        Args:
+            x: image (B, 3, H, W) or audio (B, 1, T), float in [-1, 1].
+            lengths: int64 (B,) valid samples per item of a padded audio batch.
+            num_tokens: budget; None keeps the full length.
+        """
+        raise TypeError(f"{type(self).__name__} does not define encode")
+
+    def decode(self, tokens: Tokens | Tensor, *, condition: Tensor | None = None) -> Tensor:
+        """Turn tokens into a signal in [-1, 1] of the size that went in.
+
+        Args:
+            tokens: `Tokens`, or bare codes, which decode to their natural size.
+            condition: what ``spec.condition`` names, e.g. text features (B, 77, 768).
+        """
+        raise TypeError(f"{type(self).__name__} does not define decode")
+
+    def embed(
+        self, tokens: Tokens | Tensor, *, stream: str | None = None, upto: int | None = None
+    ) -> Tensor:
+        """Return the quantized latents of tokens.
+
+        Args:
+            tokens: `Tokens` or bare codes.
+            stream: one of ``spec.streams`` for a shared index over several tables.
+            upto: accumulate scales or levels below this number only.
+        """
+        raise TypeError(f"{type(self).__name__} does not define embed")
+
+    def code_hash(self) -> str:
+        """Return the hash over encoder, quantizer and tables (64 hex digits).
+
+        Tokens, shards and generators fit a tokenizer exactly when this hash agrees; training the
+        decoder alone keeps it.
+        """
+        ours = {name for name, _ in self.named_parameters() if name.startswith(self.code_prefixes)}
+        return self._hash("code", lambda name: name in ours)
+
+
+def as_tokens(tokens: Tokens | Tensor) -> Tokens:
+    """Wrap bare codes."""
+    return tokens if isinstance(tokens, Tokens) else Tokens(tokens)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
