@@ -19,7 +19,17 @@ _HOME = {
     "TesseraError": "errors",
     "load": "loading",
 }
-__all__ = sorted(_HOME)
+__all__ = [
+    "Autoencoder",
+    "Axis",
+    "Codebook",
+    "TesseraError",
+    "TokenSpec",
+    "Tokenizer",
+    "Tokens",
+    "TrainingOutput",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -71,7 +71,7 @@ def fetch(repo: str, name: str, options: dict[str, Any] | None = None) -> Path:
     chosen = {key: value for key, value in (options or {}).items() if key in known and value}
     try:
         return Path(hf_hub_download(repo, name, **chosen))
-    except Exception as error:  # every network, cache and permission failure means the same here
+    except Exception as error:  # noqa: BLE001 - network, cache, permission: all mean the same here
         raise WeightsError(
             f"cannot get {name} of {repo} ({type(error).__name__}); connect to the hub, or put the "
             "project's files into a folder and give its path."
