@@ -1,12 +1,16 @@
-"""Convolutional stem and head: pixels to grid tokens and back (the hybrid of the small models).
+"""Convolutional stem and head: pixels to grid features and back.
 
-Letters: B batch, H W pixels, h w grid, C channels, D transformer width.
+Both work on two grids: the coarse one (h, w) that the transformer attends over, and the fine one
+(2h, 2w) whose cells seed the latents and take their tokens back.
+
+Letters: B batch, H W pixels, h w coarse grid, C channels, D transformer width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,24 +24,24 @@ class ConvBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(_groups(channels), channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) to the same shape."""
         y = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(y)))
 
 
 class ConvStem(nn.Module):
-    """image (B, 3, H, W) -> strided 3x3 convolutions with one block per level -> (B, D, h, w).
+    """image (B, 3, H, W) -> 2x2 pixels into channels -> a convolution and a block per level.
 
     Args:
-        channels: channels after each halving; the stride is 2 ** len(channels).
-        width: channels D that come out.
+        channels: channels per level, at least two; the coarse stride is 2 ** len(channels).
+        width: D that comes out on both grids.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
-        # The first halving folds 2x2 pixels into channels: full-resolution maps cost the most.
+        # The first halving is a reshape: maps at full resolution would cost the most.
         sizes = [12, *channels]
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -46,38 +50,55 @@ class ConvStem(nn.Module):
             )
             for i in range(len(channels))
         )
-        self.out = nn.Conv2d(sizes[-1], width, 1)
+        self.fine = nn.Conv2d(channels[-2], width, 1)
+        self.coarse = nn.Conv2d(channels[-1], width, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return coarse (B, h*w, D) and fine (B, 4*h*w, D) features in raster order."""
         x = F.pixel_unshuffle(image, 2)
-        for level in self.levels:
+        for level in self.levels[:-1]:
             x = level(x)
-        return self.out(x)
+        coarse = self.coarse(self.levels[-1](x))
+        return coarse.flatten(2).transpose(1, 2), self.fine(x).flatten(2).transpose(1, 2)
 
 
 class ConvHead(nn.Module):
-    """(B, D, h, w) -> one block and a doubling per level -> image (B, 3, H, W).
+    """coarse and fine maps -> a block and a doubling per level -> image (B, 3, H, W).
 
     Args:
         channels: the stem's channels, from fine to coarse.
-        width: channels D that come in.
+        width: D that comes in on both grids.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         sizes = list(reversed(channels))
-        self.into = nn.Conv2d(width, sizes[0], 1)
+        self.coarse = nn.Conv2d(width, sizes[0], 1)
+        self.fine = nn.Conv2d(width, sizes[1], 1)
         self.levels = nn.ModuleList(ConvBlock(size) for size in sizes)
         self.up = nn.ModuleList(
             nn.Conv2d(sizes[i], 4 * (sizes[i + 1] if i + 1 < len(sizes) else 3), 3, padding=1)
             for i in range(len(sizes))
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.into(x)
-        for level, up in zip(self.levels, self.up, strict=True):
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Map (B, D, h, w) and (B, D, 2h, 2w) to (B, 3, H, W)."""
+        x = F.pixel_shuffle(self.up[0](self.levels[0](self.coarse(coarse))), 2) + self.fine(fine)
+        for level, up in zip(self.levels[1:], self.up[1:], strict=True):
             x = F.pixel_shuffle(up(level(x)), 2)
         return x
+
+
+@torch.no_grad()
+def initialise_convolutions(module: nn.Module) -> None:
+    """Start every block as the identity and every convolution at torch's own scale."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.reset_parameters()
+    for part in module.modules():
+        if isinstance(part, ConvBlock):
+            nn.init.zeros_(part.conv2.weight)
+            nn.init.zeros_(part.conv2.bias)
 
 
 def _groups(channels: int) -> int:

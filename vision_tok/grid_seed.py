@@ -4,13 +4,9 @@ Learned latent queries have to discover routing by attention before they carry a
 scratch on little data they collapse.  Here latent j starts as the stem's feature at one grid cell,
 and its embedding returns onto the same cell of the decoder's mask tokens.  Cells are visited in
 bit-reversed order, so that every prefix of the tokens covers the picture evenly.
-
-Letters: B batch, N tokens, k kept tokens, h w grid rows and columns, W width.
 """
 
 from __future__ import annotations
-
-from torch import Tensor
 
 
 def bit_reversed_cells(rows: int, columns: int) -> list[int]:
@@ -47,20 +43,6 @@ def cells_of_tokens(num_tokens: int, rows: int, columns: int) -> list[int]:
     return [order[j % len(order)] for j in range(num_tokens)]
 
 
-def seed_latents(features: Tensor, cells: Tensor) -> Tensor:
-    """Pick the stem feature of each token's cell: (B, h*w, W) and (N,) give (B, N, W)."""
-    return features.index_select(1, cells)
-
-
-def add_to_cells(mask_tokens: Tensor, embedded: Tensor, cells: Tensor) -> Tensor:
-    """Add each kept token's embedding onto its cell.
-
-    Args:
-        mask_tokens: (B, h*w, W) the decoder's mask tokens.
-        embedded: (B, k, W) embeddings of the kept tokens, zero where an item keeps fewer.
-        cells: int64 (k,) cell of each kept token.
-
-    Returns:
-        (B, h*w, W).
-    """
-    return mask_tokens.index_add(1, cells, embedded.to(mask_tokens.dtype))
+def parent_cells(cells: list[int], columns: int) -> list[int]:
+    """Return the coarse raster cell (half the rows and columns) that holds each fine cell."""
+    return [(c // columns // 2) * (columns // 2) + (c % columns) // 2 for c in cells]
