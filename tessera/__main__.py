@@ -1,0 +1,5 @@
+"""``python -m tessera`` is the same as ``tessera``."""
+
+from tessera.cli import main
+
+main()

@@ -1,0 +1,109 @@
+"""``tessera import``: a published checkpoint to a model folder of ours."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tessera import options as o
+
+if TYPE_CHECKING:
+    from tok_core.contract import Autoencoder
+
+
+class Family(StrEnum):
+    """Whose checkpoints; each family has an importer of its own."""
+
+    titok = "titok"
+
+
+IMPORTERS = {Family.titok: "vision_tok.import_titok:import_titok"}
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="The official file, folder or hub id.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New model folder.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="JSON", help="The official config.",
+        show_default="that of the folder, or read off the shapes",
+    ),
+]  # fmt: skip
+FamilyOption = Annotated[
+    Family, typer.Option("--family", help="titok: TiTok, One-D-Piece, TA-TiTok, MaskGIT-VQGAN.")
+]
+
+
+def import_checkpoint(
+    checkpoint: Checkpoint,
+    output: Output,
+    config: Config = None,
+    family: FamilyOption = Family.titok,
+    json: o.Json = False,
+    force: o.Force = False,
+) -> int:
+    """Turn a published checkpoint into a model folder (config.json and safetensors).
+
+    Every key is mapped; a key left over on either side is an error.
+
+    [bold]tessera import tokenizer_titok_l32.bin -o models/titok-l32[/bold]
+    """
+    import importlib
+
+    from tessera import report
+    from tok_core.errors import ConfigError, TesseraError
+
+    if output.exists() and not force:
+        raise TesseraError(f"'{output}' exists; nothing is overwritten without --force.")
+    if config is not None and not config.is_file():
+        raise ConfigError(f"there is no config file '{config}'.")
+    module, name = IMPORTERS[family].split(":")
+    model = getattr(importlib.import_module(module), name)(checkpoint, config)
+    save_whole(model, output)
+    facts: dict[str, Any] = {
+        "source": checkpoint,
+        "folder": str(output),
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weights_hash": model.weights_hash(),
+    }
+    if json:
+        report.print_json(facts)
+    else:
+        print(f"{facts['class']} with {facts['parameters']:,} parameters is in {output}")
+    return 0
+
+
+def save_whole(model: Autoencoder, output: Path) -> None:
+    """Save a model folder that appears whole or not at all, replacing an older one.
+
+    Raises:
+        TesseraError: the disk is full or cannot be written.
+    """
+    import os
+    import shutil
+
+    from safetensors import SafetensorError
+
+    from tok_core.atomic_write import write_error
+    from tok_core.errors import TesseraError
+
+    part = output.parent / f".{output.name}.{os.getpid()}.part"
+    try:
+        part.mkdir(parents=True)
+        model.save_pretrained(part)
+        if output.is_dir():
+            if not (output / "config.json").is_file() and any(output.iterdir()):
+                raise TesseraError(f"'{output}' is no model folder; it is not replaced.")
+            shutil.rmtree(output)
+        part.rename(output)
+    except OSError as error:
+        raise write_error(output, error) from None
+    except SafetensorError as error:
+        # safetensors wraps the system's error; its text carries the reason.
+        raise TesseraError(f"{output} cannot be written: {error}.") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

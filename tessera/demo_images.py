@@ -1,0 +1,221 @@
+"""The image part of the demo: photographs at several budgets beside JPEG and WebP."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tessera import classic_codecs
+from tessera.files import make_folder
+from tessera.modality import open_codec
+from tessera.pipeline import Row
+from tok_core.errors import ConfigError, TesseraError
+from tok_core.token_file import read_token_file, write_token_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tok_core.contract import Tokenizer
+
+T = TypeVar("T")
+COLUMNS = {
+    "budget": ("budget", "s"),
+    "bytes": ("bytes on disk", "d"),
+    "bits_per_pixel": ("bits/pixel", ".4f"),
+    "psnr": ("PSNR dB", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "encode_ms": ("encode ms", ".1f"),
+    "decode_ms": ("decode ms", ".1f"),
+}
+
+
+@dataclass
+class Section:
+    """One table of the demo with its files: a sense, or later another view of it."""
+
+    title: str
+    rows: list[Row]
+    facts: dict[str, Any]
+    files: list[Path] = field(default_factory=list)
+    columns: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(COLUMNS))
+
+
+@dataclass
+class Photograph:
+    """One photograph with everything that was made of it, in the order of the grid."""
+
+    name: str
+    original: Image
+    shown: list[tuple[Row, Image]] = field(default_factory=list)
+
+
+def held_out_photographs() -> list[Path]:
+    """Return the photographs that no model of this project is ever trained on."""
+    from assets import asset_path
+
+    folder = Path(asset_path("images"))
+    names = json.loads((folder / "SPLIT.json").read_text())["held_out"]
+    return [next(folder.glob(f"{Path(name).stem}.*")) for name in names]
+
+
+def image_demo(
+    output: Path,
+    *,
+    pictures: Sequence[str] | None = None,
+    model: str | None = None,
+    budgets: Sequence[int] | None = None,
+    policy: str = "tile",
+    device: str = "auto",
+    batch_size: int = 16,
+) -> Section:
+    """Encode photographs at several budgets, write everything, return the table.
+
+    Args:
+        output: existing folder; gets ``tokens/``, ``pictures/``, ``grid.png`` and, where
+            matplotlib is installed, ``rate_distortion.png``.
+        pictures: files, folders or globs; None takes the held-out photographs.
+        model: shipped name, folder or hub id.
+        budgets: tokens per network input; None takes an eighth, a quarter, half and all.
+        policy: ``resize``, ``crop`` or ``tile``.
+        device: ``auto``, ``cpu``, ...
+        batch_size: network inputs per call.
+
+    Example:
+        >>> image_demo(Path("out"), budgets=[16, 64]).rows[0]["psnr"]  # doctest: +SKIP
+        19.1
+    """
+    from tessera import files
+    from tessera.demo_pictures import draw_grid, draw_plot
+    from tessera.models import DEFAULT_MODEL, load_tokenizer
+
+    tokenizer = load_tokenizer(model, device=device)
+    options = {"policy": policy, "batch_size": batch_size, "keep_original": True}
+    if pictures:
+        readable = open_codec(tokenizer, **options).readable
+        sources = [item.path for item in files.find(pictures, readable)]
+    else:
+        sources = held_out_photographs()
+    counts = _budgets(tokenizer, budgets)
+    for folder in ("tokens", "pictures"):
+        make_folder(output / folder)
+    photographs = [
+        _code(tokenizer, source, counts, options, output) for source in sources
+    ]  # fmt: skip
+    curves = _classic_curves(photographs)
+    rows = _means(photographs)
+    made = [draw_grid(photographs, output / "grid.png")]
+    plot = draw_plot(rows, curves, output / "rate_distortion.png")
+    made += [plot] if plot else []
+    facts = {
+        "model": model or DEFAULT_MODEL, "code_hash": tokenizer.code_hash(), "policy": policy,
+        "mean": rows, "pictures": {p.name: [row for row, _ in p.shown] for p in photographs},
+        "classic_curves": curves,
+    }  # fmt: skip
+    return Section("images", rows, facts, made)
+
+
+def _budgets(tokenizer: Tokenizer, wanted: Sequence[int] | None) -> list[int]:
+    axis = tokenizer.spec.axes[0]
+    full = axis.size or 1
+    if wanted is None:
+        wanted = sorted({max(axis.minimum, full // part) for part in (8, 4, 2, 1)})
+    if min(wanted) < axis.minimum or max(wanted) > full:
+        raise ConfigError(f"budgets {list(wanted)} leave the legal {axis.minimum} to {full}.")
+    return list(wanted)
+
+
+def _code(
+    tokenizer: Tokenizer, source: Path, budgets: Sequence[int], options: dict[str, Any],
+    output: Path,
+) -> Photograph:  # fmt: skip
+    """Take one photograph through every budget and both classic codecs."""
+    codec = open_codec(tokenizer, tokens=budgets[0], **options)
+    signal = codec.read(source)
+    # Once unmeasured: the first call chooses kernels and takes memory.
+    codec.decode([_good(codec.encode([signal])[0]).file])
+    photograph = Photograph(source.stem, codec.picture(signal))  # type: ignore[attr-defined]
+    for count in budgets:
+        codec = open_codec(tokenizer, tokens=count, **options)
+        [encoded], encode_ms = _timed(partial(codec.encode, [signal]))
+        path = output / "tokens" / f"{source.stem}_{count:03d}.tok"
+        size = write_token_file(path, _good(encoded).file, force=True)
+        file = read_token_file(path, expect_code_hash=tokenizer.code_hash())
+        [decoded], decode_ms = _timed(partial(codec.decode, [file]))
+        codec.write(output / "pictures" / f"{path.stem}.png", decoded, force=True)
+        row: Row = {"budget": f"{count} tokens", **codec.rate(file, size)}
+        row |= codec.compare(signal, decoded) | {"encode_ms": encode_ms, "decode_ms": decode_ms}
+        photograph.shown.append((row, codec.picture(decoded)))  # type: ignore[attr-defined]
+    for kind in classic_codecs.KINDS:
+        photograph.shown.append(_classic(photograph.original, kind, size))
+    return photograph
+
+
+def _good(result: T | TesseraError) -> T:
+    """Return a result, or raise the sentence that stands in its place."""
+    if isinstance(result, TesseraError):
+        raise result
+    return result
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, 1000 * (time.perf_counter() - start)
+
+
+def _classic(original: Image, kind: str, size: int) -> tuple[Row, Image]:
+    coded = classic_codecs.nearest_size(original, kind, size)
+    _, encode_ms = _timed(lambda: classic_codecs.encode(original, kind, coded.quality))
+    picture, decode_ms = _timed(lambda: classic_codecs.decode(coded.data))
+    row = {"budget": kind, "quality": coded.quality, **_rate(original, len(coded.data))}
+    row |= _distance(original, picture) | {"encode_ms": encode_ms, "decode_ms": decode_ms}
+    return row, picture
+
+
+def _rate(original: Image, size: int) -> Row:
+    return {"bytes": size, "bits_per_pixel": 8 * size / (original.width * original.height)}
+
+
+def _distance(original: Image, picture: Image) -> Row:
+    from tok_core.image_measures import psnr, ssim
+
+    a, b = (_bytes(image) for image in (picture, original))
+    return {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}
+
+
+def _bytes(picture: Image) -> Any:
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
+
+
+def _classic_curves(photographs: Sequence[Photograph]) -> dict[str, list[Row]]:
+    """Return the mean rate and quality of JPEG and WebP at each quality setting."""
+    curves: dict[str, list[Row]] = {}
+    for kind in classic_codecs.KINDS:
+        curves[kind] = []
+        for quality in classic_codecs.CURVE:
+            rows = []
+            for photograph in photographs:
+                data = classic_codecs.encode(photograph.original, kind, quality)
+                row = _rate(photograph.original, len(data))
+                rows.append(row | _distance(photograph.original, classic_codecs.decode(data)))
+            curves[kind].append({"quality": quality} | _mean(rows))
+    return curves
+
+
+def _means(photographs: Sequence[Photograph]) -> list[Row]:
+    """Return one row per column of the grid: the mean over the photographs."""
+    columns = zip(*([row for row, _ in p.shown] for p in photographs), strict=True)
+    return [{"budget": rows[0]["budget"]} | _mean(rows) for rows in columns]
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    keys = [key for key, value in rows[0].items() if isinstance(value, int | float)]
+    return {key: sum(row[key] for row in rows) / len(rows) for key in keys}

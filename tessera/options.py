@@ -1,0 +1,67 @@
+"""Options that several commands share, each declared once.  Light imports only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Policy(StrEnum):
+    """What happens to a picture that is not of the network's size."""
+
+    resize = "resize"
+    crop = "crop"
+    tile = "tile"
+
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN...", help="Files, folders or globs.", show_default=False)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="M", show_default="the shipped one",
+        help="A shipped model's name, a model folder, or a hub id.",
+    ),
+]  # fmt: skip
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", "-t", metavar="N", help="Tokens per network input.")
+]
+TargetBytes = Annotated[
+    int | None,
+    typer.Option("--target-bytes", metavar="N", help="Most bytes of the whole .tok file."),
+]
+TargetPsnr = Annotated[
+    float | None,
+    typer.Option("--target-psnr", metavar="DB", help="Fewest tokens that reach this PSNR."),
+]
+PolicyOption = Annotated[
+    Policy, typer.Option("--policy", "-p", help="For pictures of another size than the network's.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, help="Network inputs per call.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what exists.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="EXT", help="Extension of the files in an output folder."),
+]
+
+
+def chosen_format(text: str | None, legal: Collection[str], default: str) -> str:
+    """Return the extension, with its dot, for the files in an output folder."""
+    from tok_core.errors import ConfigError, nearest
+
+    suffix = default if text is None else "." + text.lower().lstrip(".")
+    if suffix not in legal:
+        names = sorted(name[1:] for name in legal)
+        raise ConfigError(
+            f"--format '{text}' cannot be written; legal are {' '.join(names)}"
+            f"{nearest(suffix[1:], names)}"
+        )
+    return suffix

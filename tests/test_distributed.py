@@ -1,0 +1,107 @@
+"""Two real processes (gloo) against one process on the joined batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tok_core.training.checkpoint import latest_checkpoint
+
+ROOT = Path(__file__).parents[1]
+FIXED = ("keep=11", "start=0", "optimizer.betas=[0.9,0.99]", "log.save_every=1")
+
+
+def _run(folder: Path, processes: int, *options: str, code: int = 0) -> str:
+    """Run the tiny training in so many processes; the joined batch always has 8 pictures."""
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command += ["-m"]
+    command += ["tests.tiny_training", str(folder), f"train.batch_size={8 // processes}", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def _state(folder: Path, name: str) -> dict[str, Tensor]:
+    latest = latest_checkpoint(folder / "checkpoints")
+    assert latest is not None
+    return load_file(latest / f"{name}.safetensors")
+
+
+def _close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        scale = max(float(tensor.double().abs().max()), 1e-12)
+        error = float((tensor.double() - theirs[name].double()).abs().max())
+        assert error <= tolerance * scale, f"{name}: {error / scale:.2e} relative"
+
+
+@pytest.fixture(scope="module", params=["plain", "restarts"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same run by one and by two processes, without and with the codebook's own moves."""
+    restarts = "0" if request.param == "plain" else "2"
+    folders = []
+    for processes in (1, 2):
+        folder = tmp_path_factory.mktemp(f"{request.param}{processes}")
+        _run(folder / "first", processes, *FIXED, f"restarts={restarts}", "train.steps=1",
+             "train.clip=0", "schedule.warmup=0")
+        _run(folder / "more", processes, *FIXED, f"restarts={restarts}", "train.steps=6")
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.parametrize("player", ["optimizer", "discriminator_optimizer"])
+def test_gradients_equal_one_process_on_the_joined_batch(pair: list[Path], player: str) -> None:
+    # After one step AdamW's first moment is a tenth of the gradient.
+    one, two = (_state(folder / "first", player) for folder in pair)
+    moments = [name for name in one if name.endswith("exp_avg")]
+    assert moments
+    _close({n: one[n] for n in moments}, {n: two[n] for n in moments}, 1e-4)
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "objective"])
+def test_state_after_some_steps_agrees(pair: list[Path], part: str) -> None:
+    one, two = (_state(folder / "more", part) for folder in pair)
+    _close(one, two, 2e-3)
+
+
+def test_logged_numbers_are_those_of_the_joined_batch(pair: list[Path]) -> None:
+    one, two = (
+        [json.loads(line) for line in (f / "more" / "metrics.jsonl").read_text().splitlines()]
+        for f in pair
+    )
+    assert len(one) == len(two)
+    speed = {"images_per_second"}
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - speed:
+            if isinstance(ours[name], float):
+                assert ours[name] == pytest.approx(theirs[name], rel=5e-3, abs=1e-5), name
+
+
+def test_processes_draw_their_own_lengths_and_resume_together(tmp_path: Path) -> None:
+    _run(tmp_path / "whole", 2, "train.steps=8")
+    _run(tmp_path / "cut", 2, "train.steps=8", "train.accumulation=1", "log.keep_last=9")
+    last = latest_checkpoint(tmp_path / "cut" / "checkpoints")
+    assert last is not None
+    streams = [load_file(last / f"random_{p}.safetensors")["torch"] for p in (0, 1)]
+    assert not torch.equal(*streams)
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    assert "resumed at step 6" in _run(tmp_path / "cut", 2, "resume=1", "train.steps=8")
+    for part in ("model", "ema", "optimizer", "discriminator_optimizer", "objective"):
+        whole, cut = (_state(tmp_path / name, part) for name in ("whole", "cut"))
+        assert all(torch.equal(whole[name], cut[name]) for name in whole), part

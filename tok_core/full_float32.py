@@ -1,0 +1,48 @@
+"""The one place where reduced precision is switched off for quantization and its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def full_float32(device_type: str) -> Iterator[None]:
+    """Run a block with autocast off and float32 products in real float32 (no TF32, no bfloat16).
+
+    A code chosen in bfloat16 differs from the float32 one for several tokens in a hundred, so
+    search, losses and codebook updates all run inside this block.
+
+    Args:
+        device_type: ``tensor.device.type`` of the tensors the block works on, such as ``"cuda"``.
+
+    Example:
+        >>> with full_float32(z.device.type):
+        ...     codes = nearest_code(z.float(), vectors)
+    """
+    on_cpu: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    switches: tuple[Any, Any] = (torch.backends.cuda.matmul, on_cpu)
+    # Older torch has one global precision instead of a switch per backend.
+    new_style = all(hasattr(switch, "fp32_precision") for switch in switches)
+    before = [switch.fp32_precision for switch in switches] if new_style else []
+    overall = "" if new_style else torch.get_float32_matmul_precision()
+    # Only what is reduced is touched: writing the value already there would mark the global
+    # switch as "mixed", and torch's older getter then refuses to answer.
+    reduced = [i for i, value in enumerate(before) if value not in ("none", "ieee")]
+    try:
+        for i in reduced:
+            switches[i].fp32_precision = "ieee"
+        if overall not in ("", "highest"):
+            torch.set_float32_matmul_precision("highest")
+        # Autocast knows no meta device; nothing is computed there anyway.
+        known = device_type if torch.amp.is_autocast_available(device_type) else "cpu"
+        with torch.autocast(known, enabled=False):
+            yield
+    finally:
+        for i in reduced:
+            switches[i].fp32_precision = before[i]
+        if overall not in ("", "highest"):
+            torch.set_float32_matmul_precision(overall)

@@ -1,0 +1,363 @@
+"""The training loop, top to bottom.
+
+    positions --> batch x --> model(x) --> objective --> backward --> clip --> AdamW --> average
+                                 |
+                                 +-- same output, detached --> discriminator --> AdamW
+
+Letters: one *step* is one optimizer step over batch_size x accumulation x processes samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tok_core.contract import TrainingOutput
+from tok_core.errors import ConfigError
+from tok_core.run_config import to_mapping
+from tok_core.training import run_state
+from tok_core.training.config import (
+    ExportConfig,
+    LogConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from tok_core.training.data_order import Batch, Source, batches
+from tok_core.training.distributed import (
+    mean_over_processes,
+    untouched_random_state,
+    without_buffer_warning,
+    wrap_discriminator,
+)
+from tok_core.training.ema import AveragedModel
+from tok_core.training.finite import check_finite, clip_gradients
+from tok_core.training.freezing import freeze, set_training
+from tok_core.training.interrupt import Interrupt
+from tok_core.training.logging import RunLog
+from tok_core.training.objective import Objective
+from tok_core.training.position_usage import PositionUsage, usage_picture
+from tok_core.training.progress import TrainingProgress
+from tok_core.training.schedule import learning_rate
+from tok_core.training.weight_decay import decay_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """The part of a run config that the engine reads; a sense adds its data and objective."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    discriminator_optimizer: OptimizerConfig | None = None
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig
+    log: LogConfig = field(default_factory=LogConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+
+class Monitor(Protocol):
+    """How a sense looks at its model while it trains; ids are fixed for the whole run."""
+
+    unit: str
+
+    def scores(self, model: Any) -> dict[str, float]:
+        """Return named scores of the averaged model at the fixed ids."""
+
+    def pictures(self, model: Any) -> dict[str, np.ndarray]:
+        """Return named pictures, uint8 (H, W, 3), of the same ids."""
+
+
+class Engine:
+    """One training run: build it, then call `run`.
+
+    Args:
+        config: checked settings.
+        model: a tokenizer on the CPU, float32; only its ``forward`` is trained.
+        objective: losses, and the discriminator where there is one.
+        source: where samples come from.
+        monitor: how to look at the model.
+        folder: run folder; checkpoints, metrics and the exported model go there.
+        accelerator: as made by `make_accelerator`.
+
+    Raises:
+        TesseraError: NaN or Inf, unreadable data, full disk, a checkpoint that does not fit.
+
+    Example:
+        >>> Engine(config, model, objective, source, monitor, folder, accelerator).run()
+        ... # doctest: +SKIP
+    """
+
+    def __init__(
+        self, config: EngineConfig, model: nn.Module, objective: Objective, source: Source,
+        monitor: Monitor, folder: Path, accelerator: Accelerator,
+    ) -> None:
+        self.config, self.train, self.accelerator = config, config.train, accelerator
+        self.source, self.monitor, self.folder = source, monitor, folder
+        self.step = 0
+        self.discriminator_steps = 0
+        self.position = 0
+        self.skipped: list[str] = []
+
+        self.frozen = freeze(model, prefixes=self.train.freeze, train_only=self.train.train_only)
+        if self.train.gradient_checkpointing:
+            _enable_gradient_checkpointing(model)
+        self.plain = model.to(accelerator.device)
+        self.objective = objective.to(accelerator.device)
+        self.average = AveragedModel(self.plain, self.train.ema_decay)
+        if self.train.compile:
+            model.compile()
+        with without_buffer_warning():
+            self.model, self.optimizer = accelerator.prepare(
+                self.plain, _adamw(self.plain, config.optimizer)
+            )
+        set_training(self.plain, self.frozen)
+        self.objective.train()
+
+        self.discriminator_optimizer = None
+        if objective.discriminator is not None:
+            self.critic_config = config.discriminator_optimizer or config.optimizer
+            self.discriminator_optimizer = accelerator.prepare(
+                _adamw(objective.discriminator, self.critic_config)
+            )
+            self.critic = wrap_discriminator(objective, accelerator)
+            active = map(objective.discriminator_active, range(self.train.steps))
+            self.discriminator_total = sum(active)
+        self.usage = PositionUsage.of(self.plain)
+
+    def run(self, *, resume: bool = False) -> Path | None:
+        """Train to the last step; return the exported model's folder, None when interrupted."""
+        accelerator, config = self.accelerator, self.config.log
+        log = RunLog(accelerator, self.folder, config.tracker, to_mapping(self.config))
+        resumed = run_state.restore(self) if resume else None
+        if resume:
+            log.forget_after(self.step)
+        data = batches(
+            self.source, seed=self.train.seed, start=self.position,
+            batch_size=self.train.batch_size, process=accelerator.process_index,
+            processes=accelerator.num_processes, workers=self.train.workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        quiet = not accelerator.is_main_process
+        progress = TrainingProgress(
+            steps=self.train.steps, done=self.step, unit=self.monitor.unit, quiet=quiet
+        )
+        with progress, Interrupt() as interrupt:
+            # Last of all: libraries draw random numbers while they are imported.
+            run_state.start_random_streams(self, resumed)
+            if self.step:
+                progress.say(f"resumed at step {self.step}")
+            while self.step < self.train.steps:
+                values = self._step(data, interrupted=interrupt.asked)
+                stop = values.pop("interrupted") > 0
+                progress.advance(self.step, self._samples_per_step())
+                last = self.step == self.train.steps
+                if self.step % config.every == 0 or last:
+                    values[f"{self.monitor.unit}_per_second"] = progress.throughput()
+                    log.metrics(self.step, values)
+                    progress.losses(values)
+                if _due(self.step, config.validate_every, last):
+                    scores = self._look(self.monitor.scores)
+                    log.metrics(self.step, {f"validation/{k}": v for k, v in scores.items()})
+                    shown = "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
+                    progress.say(f"step {self.step} validation  {shown}")
+                if _due(self.step, config.pictures_every, last):
+                    self._pictures(log)
+                if _due(self.step, config.save_every, last) or stop:
+                    run_state.save(self)
+                if stop and not last:
+                    progress.say(f"stopped at step {self.step}; continue with --resume")
+                    break
+                progress.resume_clock()
+            skipped = self._report_skipped(progress)
+        log.metrics(self.step, {"data/skipped": skipped})
+        log.close()
+        return run_state.export(self) if self.step >= self.train.steps else None
+
+    def _step(self, data: Iterator[Batch], interrupted: bool) -> dict[str, float]:
+        """One optimizer step of the model, then one of the discriminator on the same output."""
+        accelerator, objective = self.accelerator, self.objective
+        share = 1.0 / self.train.accumulation
+        sums: dict[str, float | Tensor] = {"interrupted": float(interrupted)}
+        kept: list[tuple[Tensor, TrainingOutput]] = []
+        if objective.discriminator is not None:
+            objective.discriminator.requires_grad_(False)
+        for turn in range(self.train.accumulation):
+            batch = next(data)
+            self.skipped += batch.skipped
+            x = batch.samples.to(accelerator.device, non_blocking=True)
+            last = turn == self.train.accumulation - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                out = self.model(x)
+                losses = objective.generator_losses(x, out, self.step)
+                total = torch.stack(list(losses.values())).sum()
+                accelerator.backward(total * share)
+            _add(sums, {**losses, "loss": total, **_scalars(out.statistics)}, share)
+            _add(sums, _scalars(objective.last_statistics), share)
+            kept.append((x, _detached(out)))
+            if self.usage:
+                self.usage.update(out.tokens.codes)
+        rate = self._learning_rate(self.config.optimizer, self.step, self.train.steps)
+        sums["learning_rate"] = rate
+        sums["gradient_norm"] = clip_gradients(
+            accelerator, self.optimizer, self.plain, self.train.clip
+        )
+        values = mean_over_processes(sums, accelerator)
+        check_finite(values, self.plain, kept[0][0], self.step, self.folder, accelerator)
+        _apply(self.optimizer, rate)
+        if self.discriminator_optimizer and objective.discriminator_active(self.step):
+            values |= self._discriminator_step(kept, share)
+        self.average.update(self.plain)
+        self.step += 1
+        self.position += self._samples_per_step()
+        return values
+
+    def _discriminator_step(
+        self, kept: list[tuple[Tensor, TrainingOutput]], share: float
+    ) -> dict[str, float]:
+        """Train the discriminator on what the model made before it was updated."""
+        accelerator, discriminator = self.accelerator, self.objective.discriminator
+        sums: dict[str, float | Tensor] = {}
+        discriminator.requires_grad_(True)
+        for turn, (x, out) in enumerate(kept):
+            last = turn == len(kept) - 1
+            with nullcontext() if last else accelerator.no_sync(self.critic):
+                losses = self.critic(x, out, self.step)
+                accelerator.backward(torch.stack(list(losses.values())).sum() * share)
+            _add(sums, {**losses, **_scalars(self.objective.last_statistics)}, share)
+        sums["discriminator/gradient_norm"] = clip_gradients(
+            accelerator, self.discriminator_optimizer, discriminator, self.train.clip
+        )
+        rate = self._learning_rate(
+            self.critic_config, self.discriminator_steps, self.discriminator_total
+        )
+        sums["discriminator/learning_rate"] = rate
+        values = mean_over_processes(sums, accelerator)
+        check_finite(values, discriminator, kept[0][0], self.step, self.folder, accelerator)
+        _apply(self.discriminator_optimizer, rate)
+        self.discriminator_steps += 1
+        return values
+
+    def _learning_rate(self, optimizer: OptimizerConfig, step: int, total: int) -> float:
+        schedule = self.config.schedule
+        return learning_rate(
+            step, base=optimizer.lr, end=schedule.end_lr, warmup=schedule.warmup, total=total
+        )
+
+    def _samples_per_step(self) -> int:
+        train = self.train
+        return train.batch_size * train.accumulation * self.accelerator.num_processes
+
+    def _look(self, look: Any) -> Any:
+        """Look at the averaged model; every process looks, so that none waits for another."""
+        with torch.no_grad(), untouched_random_state(self.accelerator):
+            return look(self.average.model)
+
+    def _pictures(self, log: RunLog) -> None:
+        pictures = self._look(self.monitor.pictures)
+        if self.usage:
+            vocabulary = self.usage.counts.shape[1]
+            usage = self.usage.finish(self.accelerator)
+            pictures["codebook/usage_per_position"] = usage_picture(usage, vocabulary)
+            log.metrics(self.step, {
+                "codebook/used_per_position": usage.used,
+                "codebook/perplexity_per_position": usage.perplexity,
+                "codebook/used_at_worst_position": min(usage.used),
+            })
+        log.pictures(self.step, pictures)
+
+    def _report_skipped(self, progress: TrainingProgress) -> int:
+        """Count unreadable samples over all processes and name the files once each."""
+        count = mean_over_processes({"skipped": float(len(self.skipped))}, self.accelerator)
+        total = round(count["skipped"] * self.accelerator.num_processes)
+        if total:
+            progress.say(f"{total} unreadable samples were skipped and replaced:")
+            for sentence in sorted(set(self.skipped))[:20]:
+                progress.say(f"  {sentence}")
+        return total
+
+
+def make_accelerator(config: EngineConfig, folder: Path) -> Accelerator:
+    """Make the accelerator a config asks for; raises `ConfigError` for what cannot work."""
+    from accelerate import DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
+    from tok_core.training.logging import require_tracker
+
+    require_tracker(config.log.tracker)
+    precision = config.train.mixed_precision.replace("none", "no")
+    cpu = config.train.device == "cpu" or not torch.cuda.is_available()
+    if cpu and precision == "fp16":
+        raise ConfigError(
+            "train.mixed_precision is 'fp16', which needs a GPU; use 'bf16' or 'none' on a CPU"
+        )
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with=None if config.log.tracker == "none" else config.log.tracker,
+        project_dir=str(folder),
+        # Buffers hold statistics that are reduced over processes already.
+        kwargs_handlers=[DistributedDataParallelKwargs(
+            broadcast_buffers=False,
+            find_unused_parameters=config.train.find_unused_parameters,
+        )],
+    )
+    if accelerator.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # official recipes train with TF32 on
+        torch.backends.cudnn.allow_tf32 = True
+    return accelerator
+
+
+def _adamw(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        decay_groups(module.named_parameters(), config.weight_decay),
+        lr=config.lr, betas=config.betas, eps=config.eps,
+    )
+
+
+def _apply(optimizer: Any, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return every > 0 and (step % every == 0 or last)
+
+
+def _scalars(values: Any) -> dict[str, Tensor]:
+    tensors = {name: torch.as_tensor(value) for name, value in values.items()}
+    return {name: t.detach().float() for name, t in tensors.items() if t.numel() == 1}
+
+
+def _add(sums: dict[str, Any], values: Any, share: float) -> None:
+    for name, value in values.items():
+        value = value.detach().reshape(()) if isinstance(value, Tensor) else value
+        sums[name] = sums.get(name, 0.0) + value * share
+
+
+def _detached(out: TrainingOutput) -> TrainingOutput:
+    return out._replace(**{
+        name: value.detach() for name, value in out._asdict().items() if isinstance(value, Tensor)
+    }, losses={}, statistics={}, features={})
+
+
+def _enable_gradient_checkpointing(model: nn.Module) -> None:
+    enable = getattr(model, "enable_gradient_checkpointing", None)
+    try:
+        if enable is None:
+            raise ValueError
+        enable()
+    except ValueError:
+        raise ConfigError(
+            f"train.gradient_checkpointing is on, but {type(model).__name__} has no support for "
+            "it; set it to false"
+        ) from None

@@ -1,0 +1,105 @@
+"""What a training engine asks of the losses of any tokenizer, of either sense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+if TYPE_CHECKING:
+    from tok_core.contract import TrainingOutput
+
+
+class Objective(nn.Module):
+    """Losses of the tokenizer and, where there is one, of its discriminator.
+
+    The engine calls, in each step, `generator_losses`, sums the terms, steps the tokenizer, and
+    then, if `discriminator_active`, `discriminator_losses` on the *same* output (made before the
+    tokenizer was updated), and steps the discriminator.  Each term is a separate named scalar,
+    already weighted, so that a NaN can be traced to its term.  ``state_dict`` holds what resuming
+    needs: the discriminator and running averages, never frozen pretrained networks.
+
+    Attributes:
+        discriminator: the trainable second player, or None.  An engine may wrap it (DDP).
+        last_statistics: raw values of the latest call by slash name, detached, for the tracker.
+
+    Example:
+        >>> total = sum(objective.generator_losses(x, model(x), step=0).values())
+    """
+
+    # Sub-modules that are pretrained and frozen: kept out of the state dict.
+    frozen_parts: tuple[str, ...] = ()
+
+    discriminator: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_module("discriminator", None)
+        self.last_statistics: dict[str, float | Tensor] = {}
+        self.register_state_dict_post_hook(_drop_frozen_parts)
+        self.register_load_state_dict_post_hook(_forgive_frozen_parts)
+
+    def generator_losses(self, x: Tensor, out: TrainingOutput, step: int) -> dict[str, Tensor]:
+        """Return the tokenizer's weighted loss terms by name; the engine adds them up.
+
+        Args:
+            x: the batch, in the contract's range.
+            out: what ``model(x)`` returned.
+            step: optimizer steps done before this one, from 0.
+
+        Returns:
+            Scalars by slash name, e.g. ``"loss/reconstruction"``; here the tokenizer's own.
+        """
+        return {f"loss/{name}": value for name, value in out.losses.items()}
+
+    def discriminator_active(self, step: int) -> bool:
+        """Return whether the discriminator is trained in this step."""
+        return False
+
+    def discriminator_losses(
+        self, x: Tensor, out: TrainingOutput, step: int
+    ) -> dict[str, Tensor]:
+        """Return the discriminator's weighted loss terms by name; empty without one.
+
+        Args and names as in `generator_losses`; the output is detached inside.
+        """
+        return {}
+
+    def _log(self, values: dict[str, float | Tensor]) -> None:
+        for name, value in values.items():
+            self.last_statistics[name] = value.detach() if isinstance(value, Tensor) else value
+
+
+def joined_mean(values: Tensor) -> Tensor:
+    """Return the mean over all elements on all processes, its gradient kept to the local ones.
+
+    With gradients averaged over processes afterwards (as DDP does), a function of this mean has
+    the gradient that one process would compute on the joined batch.  In a single process it is
+    ``values.mean()``.  Every process must call it, with equally many elements.
+    """
+    local = values.mean()
+    group = torch.distributed
+    if not (group.is_available() and group.is_initialized()):
+        return local
+    total = local.detach().clone()
+    group.all_reduce(total)
+    return local + (total / group.get_world_size() - local.detach())
+
+
+def _drop_frozen_parts(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object
+) -> None:
+    parts: tuple[str, ...] = getattr(module, "frozen_parts", ())
+    for part in parts:
+        for key in [key for key in state if key.startswith(f"{prefix}{part}.")]:
+            del state[key]
+
+
+def _forgive_frozen_parts(module: nn.Module, report: _IncompatibleKeys) -> None:
+    # The prefix is not told here; inside a larger module the part's name follows a dot.
+    parts: tuple[str, ...] = getattr(module, "frozen_parts", ())
+    report.missing_keys[:] = [
+        key for key in report.missing_keys if not any(f".{p}." in f".{key}" for p in parts)
+    ]

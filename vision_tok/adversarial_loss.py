@@ -1,0 +1,69 @@
+"""Hinge losses of a GAN and the LeCam regulariser.
+
+Letters: B pictures, h x w the discriminator's logit map.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tok_core.training.objective import joined_mean
+
+
+def generator_hinge(fake: Tensor) -> Tensor:
+    """Return -mean(D(reconstruction)), what the generator minimises.
+
+    Args:
+        fake: logits of any shape, with gradients towards the reconstruction.
+    """
+    return -fake.mean()
+
+
+def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """Return 0.5 (mean relu(1 - real) + mean relu(1 + fake)); 1 where D cannot tell.
+
+    Source: Lim and Ye, "Geometric GAN", arXiv 1705.02894.
+    """
+    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
+
+
+class LeCam(nn.Module):
+    """Keeps the discriminator near a moving average of its own verdicts, for scarce data.
+
+    relu(mean real - average fake)^2 + relu(average real - mean fake)^2, then both averages move.
+    The one-sided form is that of the TiTok family; the idea is Tseng et al., arXiv 2104.03310.
+    Averages start at 0 and are buffers, saved with the run.  Means are taken over all processes
+    (the official code takes its own process's), so several processes give one process's numbers.
+
+    Args:
+        decay: of the averages, per discriminator step.
+    """
+
+    average_real: Tensor
+    average_fake: Tensor
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("average_real", torch.zeros(1))
+        self.register_buffer("average_fake", torch.zeros(1))
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the unweighted penalty, a scalar, and move the averages.
+
+        Args:
+            real: logits of pictures, any shape.
+            fake: logits of reconstructions, any shape.
+        """
+        mean_real, mean_fake = joined_mean(real), joined_mean(fake)
+        # Copies, since the averages change before the backward pass reads them.
+        average_real, average_fake = self.average_real.clone(), self.average_fake.clone()
+        penalty = (
+            F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
+        )
+        with torch.no_grad():
+            self.average_real.lerp_(mean_real.detach().view(1), 1.0 - self.decay)
+            self.average_fake.lerp_(mean_fake.detach().view(1), 1.0 - self.decay)
+        return penalty.mean()

@@ -1,0 +1,159 @@
+"""Importer of published TiTok, One-D-Piece, TA-TiTok and MaskGIT-VQGAN checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tok_core.contract import Autoencoder
+from tok_core.errors import WeightsError
+from vision_tok.infer_titok import maskgit_values, plain_options, shapes_of, titok_values
+from vision_tok.maskgit_vqgan import MaskGitVQGAN
+from vision_tok.official_keys import official_names
+from vision_tok.official_source import find_official
+from vision_tok.one_d_piece import OneDPiece
+from vision_tok.titok import TiTok
+from vision_tok.titok_kl import TiTokKL
+
+SAFETENSORS = ".safetensors"
+
+
+def import_titok(
+    source: str | Path, config: Mapping[str, Any] | str | Path | None = None, *,
+    cls: type[Autoencoder] | None = None,
+) -> Any:  # fmt: skip
+    """Read a published checkpoint; every key must find its place on both sides.
+
+    Args:
+        source: a flat pickle (``.bin``), a safetensors file, a folder with one of them, or a hub
+            id.
+        config: the official config (nested or flat) as an object or JSON file; without one, that
+            of the folder, and without that, shapes and the published conventions decide.
+        cls: class to build; None picks `TiTokKL` without a codebook, `MaskGitVQGAN` for the
+            teacher, `OneDPiece` for legacy weights with a token per grid cell, else `TiTok`.
+
+    Returns:
+        The model in eval mode, float32, on the CPU.
+
+    Raises:
+        WeightsError: unreadable file, keys left over on either side, shapes that do not fit.
+
+    Example:
+        >>> teacher = import_titok("maskgit-vqgan-imagenet-f16-256.bin")  # doctest: +SKIP
+    """
+    found = find_official(source, {})
+    if found is None:
+        raise WeightsError(
+            f"{source} is no official checkpoint; give a weights file, or a folder with "
+            "pytorch_model.bin or model.safetensors and no config.json of ours."
+        )
+    weights, beside = found
+    if isinstance(config, str | Path):
+        config = json.loads(Path(config).read_text())
+    return import_state(read_state(weights), config or beside, cls=cls, name=str(source))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a flat state dict without running any code that the file may hold.
+
+    Raises:
+        WeightsError: damaged, not a state dict, or a pickle with anything but tensors in it.
+    """
+    try:
+        if path.suffix == SAFETENSORS:
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - a hostile pickle or header can raise anything
+        raise WeightsError(
+            f"cannot read {path} as a state dict ({type(error).__name__}); download it again."
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(f"{path} is no flat state dict of tensors; give the official file.")
+    return dict(state)
+
+
+def import_state(
+    state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *,
+    cls: type[Autoencoder] | None = None, name: str = "the checkpoint",
+) -> Any:  # fmt: skip
+    """Build the model that a state dict with official names belongs to (tensors may be on meta)."""
+    shapes = shapes_of(state)
+    if "latent_tokens" in shapes:
+        values = titok_values(shapes, config)
+        chosen = _family(values, config, cls, name)
+    elif "quantize.embedding.weight" in shapes and "decoder.conv_in.weight" in shapes:
+        values, chosen = maskgit_values(shapes), _expect(MaskGitVQGAN, cls, name)
+    else:
+        raise WeightsError(
+            f"{name} holds neither latent_tokens (TiTok, One-D-Piece) nor a MaskGIT-VQGAN; it is "
+            "no checkpoint of this family."
+        )
+    with torch.device("meta"):
+        model = chosen(**values)
+    _fill(model, state, name)
+    return model.float().eval() if not _on_meta(state) else model.eval()
+
+
+def _family(
+    values: dict[str, Any], config: Mapping[str, Any] | None, cls: type[Autoencoder] | None,
+    name: str,
+) -> type[Autoencoder]:  # fmt: skip
+    if "codebook_size" not in values:
+        return _expect(TiTokKL, cls, name)
+    if cls is not None:
+        return _expect(TiTok, cls, name)
+    # Only One-D-Piece publishes legacy weights with as many tokens as cells; a parity config says
+    # it in words.
+    cells = (values["image_size"] // values["patch_size"]) ** 2
+    piece = values["legacy_reshape"] and values["num_tokens"] == cells
+    said = str(plain_options(config).get("kind", "")).startswith("one-d-piece")
+    return OneDPiece if piece or said else TiTok
+
+
+def _expect(
+    found: type[Autoencoder], cls: type[Autoencoder] | None, name: str
+) -> type[Autoencoder]:
+    if cls is None or cls is found:
+        return found
+    if issubclass(cls, found):
+        return cls
+    raise WeightsError(f"{name} holds a {found.__name__}, not a {cls.__name__}; load it as one.")
+
+
+def _fill(model: Autoencoder, state: Mapping[str, Tensor], name: str) -> None:
+    """Assign every tensor, reshaping 1x1 convolutions to linear layers."""
+    names = official_names(model)
+    lacking = sorted(set(names.values()) - set(state))
+    unknown = sorted(set(state) - set(names.values()))
+    if lacking or unknown:
+        raise WeightsError(
+            f"{name} does not fit {type(model).__name__}: it lacks {_some(lacking)} and has the "
+            f"unknown {_some(unknown)}."
+        )
+    ours: dict[str, Tensor] = {}
+    for own, mine in model.state_dict().items():
+        tensor = state[names[own]]
+        if tensor.shape != mine.shape and tensor.shape != (*mine.shape, 1, 1):
+            raise WeightsError(
+                f"{name} has {names[own]} of shape {tuple(tensor.shape)}; "
+                f"{type(model).__name__} needs {tuple(mine.shape)}."
+            )
+        ours[own] = tensor.reshape(mine.shape)
+    model.load_state_dict(ours, assign=True)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "nothing") + more
+
+
+def _on_meta(state: Mapping[str, Tensor]) -> bool:
+    return any(tensor.is_meta for tensor in state.values())

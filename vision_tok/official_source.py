@@ -1,0 +1,106 @@
+"""`from_pretrained` that also reads the files a paper's authors published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tok_core.contract import Autoencoder
+from tok_core.errors import WeightsError
+from tok_core.strict_loading import CONFIG, fetch, read_config
+
+WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors", "weights.safetensors")
+
+
+class OfficialSource(Autoencoder):
+    """Mixed in before Autoencoder: our own folders load as ever, official ones are imported.
+
+    A folder, hub repository or file is official when it holds no config.json written by
+    `save_pretrained` (one that names its ``_class_name``).
+    """
+
+    @classmethod
+    def from_pretrained(cls, path: Any, **options: Any) -> Any:
+        """Load our own folder, or import an official one, strictly either way.
+
+        Args:
+            path: folder, weights file or hub id such as ``turing-motors/One-D-Piece-L-256``.
+            options: as for diffusers (``revision``, ``cache_dir``, ``torch_dtype``, ...).
+
+        Returns:
+            The model in eval mode, float32, on the CPU unless asked otherwise.
+
+        Raises:
+            WeightsError: nothing there, or keys and shapes that do not fit.
+
+        Example:
+            >>> OneDPiece.from_pretrained("turing-motors/One-D-Piece-L-256")  # doctest: +SKIP
+        """
+        found = find_official(path, options)
+        if found is None:
+            return super().from_pretrained(path, **options)
+        from vision_tok.import_titok import import_titok
+
+        weights, config = found
+        model = import_titok(weights, config, cls=cls)
+        dtype = options.get("torch_dtype")
+        if dtype is not None:
+            for name, part in model.named_children():
+                if name not in (cls._keep_in_fp32_modules or ()):
+                    part.to(dtype)
+            for parameter in model.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+        return model
+
+
+def find_official(
+    path: str | Path, options: dict[str, Any]
+) -> tuple[Path, dict[str, Any] | None] | None:
+    """Return weights file and config of an official source, or None for a folder of our own.
+
+    Raises:
+        WeightsError: a hub id that cannot be reached.
+    """
+    place = Path(path)
+    if place.is_file():
+        return place, None
+    local = place / (options.get("subfolder") or "")
+    if place.is_dir():
+        config = _official_config(path, options) if (local / CONFIG).is_file() else None
+        files = [local / name for name in WEIGHT_FILES if (local / name).is_file()]
+        if config is not None or (files and not (local / CONFIG).is_file()):
+            if not files:
+                raise WeightsError(f"{local} holds none of {', '.join(WEIGHT_FILES)}; add one.")
+            return files[0], config
+        return None
+    if str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
+        return None
+    return _find_on_hub(str(path), options)
+
+
+def _find_on_hub(
+    repo: str, options: dict[str, Any]
+) -> tuple[Path, dict[str, Any] | None] | None:
+    try:
+        file = fetch(repo, CONFIG, options)
+    except WeightsError:
+        config = None  # One-D-Piece publishes no config; a missing network shows below
+    else:
+        config = _official_config(file.parent, {})
+        if config is None:
+            return None
+    problem: WeightsError | None = None
+    for name in WEIGHT_FILES[:2]:
+        try:
+            return fetch(repo, name, options), config
+        except WeightsError as error:
+            problem = problem or error
+    raise problem or WeightsError(f"{repo} holds no weights; check the name.")
+
+
+def _official_config(path: str | Path, options: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        config = read_config(path, options)
+    except WeightsError:
+        return None  # the ordinary loader says what is wrong with it
+    return None if "_class_name" in config else config
