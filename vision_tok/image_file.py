@@ -68,8 +68,8 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> ReadImage
     except MediaError:
         raise
     except UnidentifiedImageError:
-        raise MediaError(f"{name} is no picture in a known format; give a PNG, JPEG, WebP, TIFF, "
-                         "GIF, BMP or similar file") from None
+        raise MediaError(f"{name} is no picture in a known format, or its beginning is damaged; "
+                         "give a PNG, JPEG, WebP, TIFF, GIF, BMP or similar file") from None
     except Image.DecompressionBombError:
         raise MediaError(f"{name} has far more than the {MAX_PIXELS:,} pixels that are read; "
                          "scale it down first") from None

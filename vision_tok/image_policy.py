@@ -162,19 +162,19 @@ def _resize(
     image: Tensor | Image.Image, extent: tuple[int, int], box: tuple[int, int, int, int] | None
 ) -> Tensor:
     """Bicubic resize with antialiasing to (3, *extent) in [-1, 1]; a tensor stays in floats."""
+    # Pillow's filter may look beyond the box, as in "resize the shorter side, then crop".
     height, width = extent
     if isinstance(image, Image.Image):
-        area = box or (0, 0, *image.size)
-        if (area[2] - area[0], area[3] - area[1]) == (width, height):
-            return _to_tensor(image.crop(area))
+        left, upper, right, lower = box or (0, 0, *image.size)
+        if (right - left, lower - upper) == (width, height):
+            return _to_tensor(image.crop((left, upper, right, lower)))
         return _to_tensor(image.resize((width, height), _BICUBIC, box=box))
     image = image.detach().to("cpu", torch.float32)
-    if box is not None:
-        image = image[:, box[1] : box[3], box[0] : box[2]]
-    if tuple(image.shape[1:]) == extent:
-        return image.clamp(-1.0, 1.0)
+    left, upper, right, lower = box or (0, 0, image.shape[2], image.shape[1])
+    if (right - left, lower - upper) == (width, height):
+        return image[:, upper:lower, left:right].clamp(-1.0, 1.0)
     planes = [Image.fromarray(np.ascontiguousarray(plane.numpy())) for plane in image]
-    scaled = [np.array(plane.resize((width, height), _BICUBIC)) for plane in planes]
+    scaled = [np.array(plane.resize((width, height), _BICUBIC, box=box)) for plane in planes]
     return torch.from_numpy(np.stack(scaled)).clamp_(-1.0, 1.0)
 
 

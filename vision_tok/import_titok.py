@@ -53,9 +53,18 @@ def import_titok(
             "pytorch_model.bin or model.safetensors and no config.json of ours."
         )
     weights, beside = found
-    if isinstance(config, str | Path):
-        config = json.loads(Path(config).read_text())
-    return import_state(read_state(weights), config or beside, cls=cls, name=str(source))
+    given = _read_config(config) if isinstance(config, str | Path) else config
+    return import_state(read_state(weights), given or beside, cls=cls, name=str(source))
+
+
+def _read_config(file: str | Path) -> dict[str, Any]:
+    try:
+        config = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read the config {file} ({error}); give a JSON file.") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"the config {file} is no JSON object; give the official one.")
+    return config
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -172,7 +172,7 @@ def spelled_out(config: TiTokConfig) -> dict[str, Any]:
 
     Saved configs and hashes then do not depend on whether somebody wrote ``small`` or the numbers.
     """
-    plain = {}
+    plain: dict[str, Any] = {}
     for name in ("encoder_size", "decoder_size"):
         size = getattr(config, name)
         plain[name] = {"width": size.width, "layers": size.layers, "heads": size.num_heads}

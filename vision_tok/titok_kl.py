@@ -39,8 +39,7 @@ class Posterior(NamedTuple):
     ) -> Tensor:
         """Return ``mean + std * noise``; noise (B, N, C) is drawn where none is given."""
         if noise is None:
-            like = {"device": self.mean.device, "dtype": self.mean.dtype}
-            noise = torch.randn(self.mean.shape, generator=generator, **like)
+            noise = torch.empty_like(self.mean).normal_(generator=generator)
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
     def kl(self) -> Tensor:

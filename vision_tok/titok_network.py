@@ -5,7 +5,7 @@ Letters: B batch, S image side, G grid, N tokens, C token size, K proxy codes, Z
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class TiTokNetwork(OfficialSource):
     """Encoder, decoder and pixel stage; what lies between them is the subclass's business."""
 
     _supports_gradient_checkpointing = True
-    code_config = (
+    code_config: ClassVar[tuple[str, ...]] = (
         "encoder_size", "mlp_ratio", "layer_norm_eps", "num_tokens", "legacy_reshape", "stem",
         "latent_seed",
     )  # fmt: skip
@@ -163,7 +163,7 @@ def keep_mask(lengths: Tensor, device: torch.device) -> tuple[int, Tensor | None
 
 
 def _hybrid(config: TiTokConfig, out_channels: int) -> tuple[nn.Module, nn.Module]:
-    shared = {
+    shared: dict[str, Any] = {
         "image_size": config.image_size, "channels": config.conv_channels,
         "num_tokens": config.num_tokens, "mlp_ratio": config.mlp_ratio,
         "eps": config.layer_norm_eps,

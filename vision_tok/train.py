@@ -75,7 +75,7 @@ def train(config: ImageRun, folder: Path, *, resume: bool = False) -> Path | Non
         for line in changed:
             print(f"changed since the run began: {line}", flush=True)
         _introduce(model, source, config, accelerator)
-    monitor = _monitor(model, config)
+    monitor = _monitor(config, objective)
     engine = Engine(config, model, objective, source, monitor, folder, accelerator)
     return engine.run(resume=resume)
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(ImageRun, options.config, options.set)
         if options.data is not None:
-            config = replace(config, data=replace(config.data, path=str(options.data)))
+            config = replace(config, data=replace(config.data, path=options.data))
         folder = Path(options.out) if options.out else Path("runs") / config.name
         model = train(config, folder, resume=options.resume)
     except TesseraError as error:
@@ -144,13 +144,13 @@ def _prepare_folder(config: ImageRun, folder: Path, resume: bool) -> list[str]:
     ]
 
 
-def _monitor(model: Any, config: ImageRun) -> Any:
-    """Choose how to look at the model: fixed pictures, unless it has no way to make one."""
+def _monitor(config: ImageRun, objective: Any) -> Any:
+    """Choose how to look at the model: fixed pictures; stage 1 paints through its teacher."""
     from vision_tok.validation import ImageMonitor, SilentMonitor
 
-    if config.objective.target != "pixels" or config.validation_images < 1:
+    if config.validation_images < 1:
         return SilentMonitor()
-    return ImageMonitor(_fixed_pictures(config))
+    return ImageMonitor(_fixed_pictures(config), teacher=getattr(objective, "teacher", None))
 
 
 def _fixed_pictures(config: ImageRun) -> Tensor:

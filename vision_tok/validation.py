@@ -42,6 +42,7 @@ class ImageMonitor:
     Args:
         pictures: (B, 3, H, W) float in [-1, 1], on the CPU.
         shown: how many of them the grid shows.
+        teacher: paints for a stage-1 model, which predicts the teacher's codes only.
 
     Example:
         >>> ImageMonitor(pictures).scores(model)  # doctest: +SKIP
@@ -50,12 +51,13 @@ class ImageMonitor:
 
     unit = "images"
 
-    def __init__(self, pictures: Tensor, shown: int = 8) -> None:
+    def __init__(self, pictures: Tensor, shown: int = 8, teacher: Any = None) -> None:
         self.images = pictures
+        self.teacher = teacher
         self.shown = min(shown, len(pictures))
 
     def scores(self, model: Any) -> dict[str, float]:
-        """Return mean PSNR in dB by budget; nothing for a model that has no picture decoder."""
+        """Return the mean PSNR in dB by budget."""
         result = {}
         for budget, pictures in self._decoded(model, self.images).items():
             name = "psnr" if budget is None else f"psnr_{budget}"
@@ -74,6 +76,8 @@ class ImageMonitor:
     def _decoded(self, model: Any, images: Tensor) -> dict[int | None, Tensor]:
         if not hasattr(model, "encode"):
             return self._through_latents(model, images)
+        if self.teacher is not None:
+            model.attach_teacher(self.teacher)
         device = next(model.parameters()).device
         found: dict[int | None, list[Tensor]] = {budget: [] for budget in budgets(model)}
         for chunk in images.split(CHUNK):
@@ -91,7 +95,7 @@ class ImageMonitor:
 
 
 class SilentMonitor:
-    """For models that cannot make a picture yet: stage 1 predicts a teacher's codes."""
+    """For runs that nobody wants to look at."""
 
     unit = "images"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,47 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-class Result(subprocess.CompletedProcess[str]):
-    """What a run of the command line printed."""
+@dataclass(frozen=True)
+class Result:
+    """What a run of the command line printed, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 Tessera = Callable[..., Result]
 
 
+@pytest.fixture
+def tessera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tessera:
+    """Run ``tessera ARGUMENTS`` from an empty folder, in this process.
+
+    A process of its own for each would spend most of the time importing torch; the tests of
+    signals, limits and start-up time do that.  An exception here is what a traceback is there.
+    """
+    from tessera.cli import run as run_cli
+
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: object) -> Result:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = run_cli([str(word) for word in arguments])
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 1
+        return Result(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
 def environment() -> dict[str, str]:
-    """One thread, and the repository on the path."""
+    """For processes: one thread, and the repository on the path."""
     return {
         **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1",
         "COLUMNS": "120",
@@ -84,27 +117,6 @@ def environment() -> dict[str, str]:
 def own_ctrl_c() -> None:
     """Give the child the ordinary Ctrl-C, also where the tests run in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture
-def tessera(tmp_path: Path) -> Tessera:
-    """Run ``tessera ARGUMENTS`` in an own process, from an empty folder.
-
-    Whatever the command does, it must not show a traceback.
-    """
-
-    def run(*arguments: object, **options: Any) -> Result:
-        cwd = tmp_path / "here"
-        cwd.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "tessera", *map(str, arguments)]
-        given: dict[str, Any] = {
-            "cwd": cwd, "env": environment(), "capture_output": True, "text": True, "timeout": 240,
-        }  # fmt: skip
-        done = subprocess.run(command, **given | options)
-        assert "Traceback" not in done.stderr, done.stderr
-        return Result(done.args, done.returncode, done.stdout, done.stderr)
-
-    return run
 
 
 def one_sentence(result: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import zlib
@@ -139,7 +140,8 @@ def test_large_but_legal_pictures_bring_no_warning(recwarn: pytest.WarningsRecor
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(b"", "empty"), (b"hello, world" * 40, "no picture"), (b"\xff\xd8", "")]
+    ("content", "word"),
+    [(b"", "empty"), (b"hello, world" * 40, "no picture"), (b"\xff\xd8\xff\xe0\0", "damaged")],
 )
 def test_what_is_no_picture_is_one_sentence(tmp_path: Path, content: bytes, word: str) -> None:
     (tmp_path / "bad.jpg").write_bytes(content)
@@ -171,8 +173,6 @@ def test_truncated_files(tmp_path: Path, kind: str) -> None:
 def test_damaged_files_give_a_picture_or_a_sentence(
     kind: str, place: int, byte: int, cut: int
 ) -> None:
-    import io
-
     buffer = io.BytesIO()
     _photo().save(buffer, format=kind)
     data = bytearray(buffer.getvalue())
