@@ -12,14 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tok_core.fast_group_norm import group_norm_silu
 from vision_tok.upsample_conv import UpsampleConv
 
 GROUPS, EPS = 32, 1e-6
-
-
-def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Return SiLU(norm(x)); where no gradient needs the middle, it is overwritten."""
-    return F.silu(norm(x), inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(nn.Module):
@@ -43,8 +39,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, h, w) to (B, out, h, w)."""
-        h = self.conv1(norm_silu(self.norm1, x))
-        h = self.conv2(norm_silu(self.norm2, h))
+        h = self.conv1(group_norm_silu(self.norm1, x))
+        h = self.conv2(group_norm_silu(self.norm2, h, overwrite=True))
         other = x if self.nin_shortcut is None else self.nin_shortcut(h)
         return h + other if torch.is_grad_enabled() else h.add_(other)
 
@@ -104,7 +100,7 @@ class MaskGitEncoder(nn.Module):
                 x = F.avg_pool2d(x, 2)
         for block in self.mid:
             x = block(x)
-        return self.conv_out(norm_silu(self.norm_out, x))
+        return self.conv_out(group_norm_silu(self.norm_out, x, overwrite=True))
 
 
 class MaskGitDecoder(nn.Module):
@@ -138,7 +134,7 @@ class MaskGitDecoder(nn.Module):
             x = block(x)
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(norm_silu(self.norm_out, x)).contiguous()
+        return self.conv_out(group_norm_silu(self.norm_out, x, overwrite=True)).contiguous()
 
 
 def _channels_last(x: Tensor) -> Tensor:
