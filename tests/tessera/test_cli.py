@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,13 @@ def test_help_answers_at_once() -> None:
     command = [sys.executable, "-m", "tessera", "--help"]
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
         )
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Processor time: the clock on the wall also counts whatever else the machine does.
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert all(verb in done.stdout for verb in VERBS)
     assert min(times) < 0.5
 
@@ -96,12 +98,12 @@ def test_reconstruct_is_encode_then_decode(tessera: Tessera, tiny: Path, photos:
 
 
 def test_reconstruct_without_output_only_prints(tessera: Tessera, tiny: Path, photos: Path) -> None:
-    before = sorted(photos.parent.rglob("*"))
+    before = set(photos.parent.rglob("*"))
     done = tessera("reconstruct", photos, "-m", tiny)
     assert done.returncode == 0, done.stderr
     assert "PSNR" in done.stdout
     assert "mean of 3" in done.stdout
-    assert [p for p in sorted(photos.parent.rglob("*")) if p.name != "here"] == before
+    assert set(photos.parent.rglob("*")) == before
 
 
 def test_target_bytes_is_the_whole_file(tessera: Tessera, tiny: Path, photos: Path) -> None:
@@ -205,8 +207,8 @@ def test_bench_lists_and_measures(tessera: Tessera, tiny: Path) -> None:
     done = tessera("bench", "speed", "-m", tiny, "--files", 40, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert 0 < result["encode"]
-    assert 0 < result["decode"]
+    assert result["encode"] > 0
+    assert result["decode"] > 0
     wrong = tessera("bench", "sped")
     assert wrong.returncode == 1
     assert "did you mean 'speed'" in one_sentence(wrong)

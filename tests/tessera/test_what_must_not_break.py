@@ -104,13 +104,11 @@ def test_a_bomb_takes_no_memory(tiny: Path, tmp_path: Path) -> None:
 # -- token files -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def token_bytes(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("token_bytes")
-    make_picture(folder / "a.png", 60, 40)
-    command = [sys.executable, "-m", "tessera", "encode", "a.png", "-o", "a.tok", "-m", str(tiny)]
-    subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
-    return (folder / "a.tok").read_bytes()
+@pytest.fixture
+def token_bytes(tessera: Tessera, tiny: Path, tmp_path: Path) -> bytes:
+    picture = make_picture(tmp_path / "a.png", 60, 40)
+    assert tessera("encode", picture, "-o", tmp_path / "a.tok", "-m", tiny).returncode == 0
+    return (tmp_path / "a.tok").read_bytes()
 
 
 def rebuilt(data: bytes, **changes: object) -> bytes:
@@ -152,7 +150,7 @@ BAD_TOKENS: dict[str, Callable[[bytes], bytes]] = {
     "out of range": out_of_range,
     "too many tokens": too_many_tokens,
     "tiles": tiles_that_do_not_fit,
-    "huge picture": lambda data: rebuilt(data, extent=(2_000_000, 2_000_000)),
+    "huge picture": lambda data: rebuilt(data, extent=(30_000, 30_000)),
     "no picture": lambda data: rebuilt(data, extent=(), policy="none"),
     "a picture": lambda data: b"\x89PNG\r\n\x1a\n" + bytes(200),
 }
@@ -236,24 +234,18 @@ def test_output_that_is_a_device(tessera: Tessera, tiny: Path, photos: Path) -> 
         assert target.split("/")[2] in done.stderr
 
 
-def test_disk_full(tiny: Path, photos: Path) -> None:
-    """No file may grow past 600 bytes: the larger pictures cannot be written."""
+def test_files_that_may_not_grow(tessera: Tessera, tiny: Path, photos: Path) -> None:
+    """No file may grow past 600 bytes: pictures cannot be written."""
     out = photos.parent / "out"
     make_picture(photos / "z.png", 400, 300)
     tokens = photos.parent / "tokens"
+    assert tessera("encode", photos, "-o", tokens, "-m", tiny).returncode == 0
 
-    def run(*arguments: object, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tessera", *map(str, arguments)]
-        limits = None
-        if limit is not None:
-            limits = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # noqa: E731
-        return subprocess.run(
-            command, cwd=photos.parent, env=environment(), capture_output=True, text=True,
-            preexec_fn=limits,
-        )  # fmt: skip
-
-    assert run("encode", photos, "-o", tokens, "-m", tiny).returncode == 0
-    done = run("decode", tokens, "-o", out, "-m", tiny, limit=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "tessera", "decode", str(tokens), "-o", str(out), "-m", str(tiny)],
+        cwd=photos.parent, env=environment(), capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)),
+    )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "cannot be written" in done.stderr
@@ -323,16 +315,17 @@ def test_ctrl_c_in_the_middle_of_a_folder(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_loading(tiny: Path, photos: Path) -> None:
-    for delay in (0.02, 0.3, 1.0):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tessera", "encode", str(photos), "-o", "o", "-m", str(tiny)],
-            cwd=photos.parent, env=environment(), stderr=subprocess.PIPE, text=True,
-            stdout=subprocess.DEVNULL, preexec_fn=own_ctrl_c,
-        )  # fmt: skip
-        time.sleep(delay)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-        if delay > 0.2:
-            # Before that the interpreter itself is still starting.
-            assert "Traceback" not in stderr
-        shutil.rmtree(photos.parent / "o", ignore_errors=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tessera", "encode", str(photos), "-o", "o", "-m", str(tiny)],
+        cwd=photos.parent, env=environment(), stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, preexec_fn=own_ctrl_c,
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 60
+    while maps.exists() and "libtorch" not in maps.read_text() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert not list(photos.parent.glob("o/*"))

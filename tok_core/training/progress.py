@@ -38,8 +38,13 @@ class TrainingProgress:
         self.step = self._counted = done
         self._bar: Any = None
         if self.console.is_terminal and not quiet:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-            from rich.progress import TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
 
             self._bar = Progress(
                 TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(),
