@@ -112,8 +112,8 @@ class TinyMonitor:
 def tiny_objective(start: int = 4) -> ImageObjective:
     """L1, quantizer, and a discriminator with LeCam from step ``start`` on."""
     return ImageObjective(ImageObjectiveConfig(
-        l1_weight=1.0, lecam_weight=1.0, perceptual="none", discriminator=True, discriminator_start=start,
-        discriminator_channels=32, discriminator_stages=1,
+        l1_weight=1.0, lecam_weight=1.0, perceptual="none", discriminator=True,
+        discriminator_start=start, discriminator_channels=32, discriminator_stages=1,
     ))
 
 

@@ -53,7 +53,9 @@ def load_config(
     return from_mapping(cls, values, source=str(path) if path else "the config")
 
 
-def from_mapping(cls: type[Config], values: Mapping[str, Any], source: str = "the config") -> Config:
+def from_mapping(
+    cls: type[Config], values: Mapping[str, Any], source: str = "the config"
+) -> Config:
     """Check a plain mapping against ``cls`` and build it; raises `ConfigError`."""
     from pydantic import TypeAdapter, ValidationError
 

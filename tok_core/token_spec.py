@@ -140,7 +140,7 @@ class TokenSpec:
             sequence: (B, L, F) codes.
             sizes: axis sizes; needed only where two axes follow the input (a free grid).
         """
-        full = list(sizes) if sizes is not None else [axis.size for axis in self.axes]
+        full: list[int | None] = [axis.size for axis in self.axes] if sizes is None else [*sizes]
         if sizes is None:
             self._infer(full, sequence.shape[1])
         places = self._positions() + self._factor_axes()
@@ -156,7 +156,7 @@ class TokenSpec:
 
     def coordinates(self, sizes: tuple[int, ...] | None = None) -> Coordinates:
         """Return scale, row, column and time of every position in sequence order."""
-        full = list(sizes) if sizes is not None else [axis.size for axis in self.axes]
+        full: list[int | None] = [axis.size for axis in self.axes] if sizes is None else [*sizes]
         names = [axis.name for axis in self.axes]
         if self.scales is not None:
             return _scale_coordinates(self.scales, full[names.index("scale_token")])

@@ -90,13 +90,19 @@ class ConvHead(nn.Module):
 
 
 @torch.no_grad()
-def initialise_convolutions(module: nn.Module) -> None:
-    """Start every block as the identity and every convolution at torch's own scale."""
+def initialise_hybrid(module: nn.Module) -> None:
+    """Start every layer at torch's own scale, every residual convolution as the identity.
+
+    TiTok's normal(0, 0.02) is not for this network: with projections that small the first steps
+    drag all latents into the three dimensions of a mean colour, and quantization keeps them there
+    (measured: 25 dB and 3 of 12 dimensions in use after 3,200 steps).
+    """
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d | nn.Linear):
             part.reset_parameters()
     for part in module.modules():
         if isinstance(part, ConvBlock):
+            assert part.conv2.bias is not None
             nn.init.zeros_(part.conv2.weight)
             nn.init.zeros_(part.conv2.bias)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tok_core.transformer import TransformerBlocks, initialise_transformer
-from vision_tok.conv_stem import ConvHead, initialise_convolutions
+from tok_core.transformer import TransformerBlocks
+from vision_tok.conv_stem import ConvHead, initialise_hybrid
 from vision_tok.grid_seed import cells_of_tokens, parent_cells
 
 
@@ -30,6 +30,9 @@ class HybridDecoder(nn.Module):
         num_tokens: N.
         token_size: C.
     """
+
+    cells: Tensor
+    parents: Tensor
 
     def __init__(
         self, *, image_size: int, channels: Sequence[int], width: int, layers: int, heads: int,
@@ -53,9 +56,8 @@ class HybridDecoder(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Tokens, positions and linear layers normal(0, 0.02), convolutions as torch does."""
-        initialise_transformer(self)
-        initialise_convolutions(self)
+        """Tokens and positions normal(0, 0.02), all layers as in `initialise_hybrid`."""
+        initialise_hybrid(self)
         for name, parameter in self.named_parameters():
             if name.endswith(("_token", "positional_embedding")):
                 nn.init.normal_(parameter, std=0.02)

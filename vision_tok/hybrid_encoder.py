@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tok_core.transformer import TransformerBlocks, initialise_transformer
-from vision_tok.conv_stem import ConvStem, initialise_convolutions
+from tok_core.transformer import TransformerBlocks
+from vision_tok.conv_stem import ConvStem, initialise_hybrid
 from vision_tok.grid_seed import cells_of_tokens
 
 
@@ -28,6 +28,8 @@ class HybridEncoder(nn.Module):
         token_size: C of the latents.
         out_channels: channels of z (2 * C for Gaussian moments).
     """
+
+    cells: Tensor
 
     def __init__(
         self, *, image_size: int, channels: Sequence[int], width: int, layers: int, heads: int,
@@ -47,9 +49,8 @@ class HybridEncoder(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Positions and linear layers normal(0, 0.02), convolutions as torch does."""
-        initialise_transformer(self)
-        initialise_convolutions(self)
+        """Positions normal(0, 0.02), all layers as in `initialise_hybrid`."""
+        initialise_hybrid(self)
         for position in (self.positional_embedding, self.latent_positional_embedding):
             nn.init.normal_(position, std=0.02)
 

@@ -31,7 +31,8 @@ from vision_tok.image_file import MAX_PIXELS, read_image
 from vision_tok.image_policy import POLICIES, Geometry, prepare, restore
 
 READABLE = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split()
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
+    ".avif".split()
 )
 WRITABLE: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),

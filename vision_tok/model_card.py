@@ -38,7 +38,7 @@ Reproduce it (the run folder also keeps every metric):
 
 Means over {tiles} whole {size} x {size} tiles, cut edge to edge from the photographs chelsea,
 coffee and flower at their own resolution; none of the three was ever trained on. The best flat
-colour per tile scores {flat:.2f} dB. At the full budget {codes_used} of {codebook} codes are in use.
+colour per tile scores {flat:.2f} dB. The full budget uses {codes_used} of {codebook} codes.
 
 | tokens | bytes | bits per pixel | PSNR (dB) | SSIM |
 |---:|---:|---:|---:|---:|

@@ -28,12 +28,12 @@ def budgets(model: Any) -> list[int | None]:
     if len(axes) != 1 or axes[0].size is None or axes[0].minimum >= axes[0].size:
         return [None]
     full, floor = axes[0].size, max(1, axes[0].minimum)
-    found = []
+    found: list[int] = []
     count = full
     while count >= floor and len(found) < 7:
         found.append(count)
         count //= 2
-    return sorted(found)
+    return [*sorted(found)]
 
 
 class ImageMonitor:

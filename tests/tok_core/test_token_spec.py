@@ -80,7 +80,8 @@ def test_sequence_is_raster_with_factors_last() -> None:
 
 def test_coordinates_follow_scales_rows_and_time() -> None:
     flow = LAYOUTS["TokenFlow"][0].coordinates()
-    assert flow.scale.tolist()[:6] == [0, 1, 1, 1, 1, 2] and flow.row[3] == 1 and flow.column[3] == 0
+    assert flow.scale.tolist()[:6] == [0, 1, 1, 1, 1, 2]
+    assert (flow.row[3], flow.column[3]) == (1, 0)
     grid = LAYOUTS["VQ-16"][0].coordinates()
     assert (grid.row[17], grid.column[17], grid.time[17]) == (1, 1, -1)
     line = LAYOUTS["One-D-Piece"][0].coordinates()

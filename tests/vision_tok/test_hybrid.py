@@ -9,7 +9,9 @@ from vision_tok.grid_seed import bit_reversed_cells, cells_of_tokens, parent_cel
 from vision_tok.hybrid_decoder import HybridDecoder
 from vision_tok.hybrid_encoder import HybridEncoder
 
-SIZES = dict(image_size=16, channels=(16, 16), width=32, layers=1, heads=2, num_tokens=64)
+SIZES = {
+    "image_size": 16, "channels": (16, 16), "width": 32, "layers": 1, "heads": 2, "num_tokens": 64,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (8, 8), (3, 5), (7, 2)])

@@ -57,5 +57,5 @@ class AveragedModel:
                 ours.copy_(theirs)
         if averaged:
             torch._foreach_lerp_(averaged, current, 1.0 - keep)
-        for ours, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            ours.copy_(theirs)
+        for kept, given in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(given)

@@ -223,6 +223,7 @@ class Engine:
     ) -> dict[str, float]:
         """Train the discriminator on what the model made before it was updated."""
         accelerator, discriminator = self.accelerator, self.objective.discriminator
+        assert discriminator is not None
         sums: dict[str, float | Tensor] = {}
         discriminator.requires_grad_(True)
         for turn, (x, out) in enumerate(kept):
@@ -345,9 +346,10 @@ def _add(sums: dict[str, Any], values: Any, share: float) -> None:
 
 
 def _detached(out: TrainingOutput) -> TrainingOutput:
-    return out._replace(**{
-        name: value.detach() for name, value in out._asdict().items() if isinstance(value, Tensor)
-    }, losses={}, statistics={}, features={})
+    reconstruction, shortened = (
+        None if x is None else x.detach() for x in (out.reconstruction, out.shortened)
+    )
+    return TrainingOutput(reconstruction, out.tokens, {}, {}, shortened)
 
 
 def _enable_gradient_checkpointing(model: nn.Module) -> None:

@@ -81,6 +81,6 @@ def usage_picture(usage: Usage, vocabulary: int, height: int = 96) -> np.ndarray
     top = np.log1p(vocabulary)
     for position, (used, perplexity) in enumerate(zip(*usage, strict=True)):
         for value, colour in ((used, (176, 190, 210)), (perplexity, (38, 70, 120))):
-            rows = int(round(height * min(1.0, np.log1p(value) / top)))
+            rows = round(height * min(1.0, np.log1p(value) / top))
             picture[height - rows :, 4 * position : 4 * position + 3] = colour
     return picture

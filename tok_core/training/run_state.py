@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -105,7 +105,7 @@ def export(engine: Engine) -> Path:
     """Write the averaged model to ``model/`` in the storage type of the config; return it."""
     folder = engine.folder / "model"
     if engine.accelerator.is_main_process:
-        model = copy.deepcopy(engine.average.model).cpu()
+        model: Any = copy.deepcopy(engine.average.model).cpu()
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():  # storage only: loading makes it float32 again
                 tensor.data = tensor.data.to(getattr(torch, engine.config.export.dtype))
@@ -125,7 +125,7 @@ def export(engine: Engine) -> Path:
 
 
 def _names(engine: Engine) -> dict[Tensor, str]:
-    names = {parameter: name for name, parameter in engine.plain.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in engine.plain.named_parameters()}
     for name, parameter in engine.objective.named_parameters():
         names[parameter] = f"objective.{name}"
     return names
