@@ -87,7 +87,7 @@ def test_reconstruct_is_encode_then_decode(tessera: Tessera, tiny: Path, photos:
         row = json.loads(done.stdout)["files"][0]
         assert 0 < row["psnr"] < 60
         assert -1 <= row["ssim"] <= 1
-        assert tessera("encode", photos / "a.png", "-o", tok, "-m", tiny, *options[2:]).returncode == 0
+        assert tessera("encode", photos / "a.png", "-o", tok, *options).returncode == 0
         assert row["bytes"] == tok.stat().st_size
         assert tessera("decode", tok, "-o", png, "-m", tiny).returncode == 0
         with Image.open(again) as first, Image.open(png) as second:
@@ -108,14 +108,13 @@ def test_reconstruct_without_output_only_prints(tessera: Tessera, tiny: Path, ph
 
 def test_target_bytes_is_the_whole_file(tessera: Tessera, tiny: Path, photos: Path) -> None:
     out = photos.parent / "x.tok"
-    done = tessera("encode", photos / "a.png", "-o", out, "-m", tiny, "--target-bytes", 30, "--json")
+    command = ("encode", photos / "a.png", "-o", out, "-m", tiny)
+    done = tessera(*command, "--target-bytes", 30, "--json")
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)["files"][0]
     assert out.stat().st_size <= 30
     assert 1 <= first["tokens"] < 16
-    done = tessera(
-        "encode", photos / "a.png", "-o", out, "-m", tiny, "--tokens", first["tokens"] + 1, "--force"
-    )
+    tessera(*command, "--tokens", first["tokens"] + 1, "--force")
     assert out.stat().st_size > 30, "one more token would still have fitted"
 
 

@@ -175,10 +175,10 @@ def test_tokens_of_another_model(
     tessera: Tessera, stranger: Path, tmp_path: Path, token_bytes: bytes
 ) -> None:
     (tmp_path / "a.tok").write_bytes(token_bytes)
-    done = tessera("decode", tmp_path / "a.tok", "-o", tmp_path / "a.png", "-m", stranger)
+    done = tessera("decode", tmp_path / "a.tok", "-o", tmp_path / "b.png", "-m", stranger)
     assert done.returncode == 1
     assert "code hash" in done.stderr
-    assert not (tmp_path / "a.png").exists()
+    assert not (tmp_path / "b.png").exists()
 
 
 # -- models ------------------------------------------------------------------------------------
