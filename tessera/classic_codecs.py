@@ -21,14 +21,14 @@ class Coded(NamedTuple):
 
 
 def encode(picture: Image, kind: str, quality: int) -> bytes:
-    """Return the whole file of a picture in JPEG (optimised tables) or WebP (method 6).
+    """Return the whole file of a picture in JPEG (optimised tables) or WebP (method 4).
 
     Example:
         >>> len(encode(picture, "WebP", 1)) < len(encode(picture, "WebP", 50))  # doctest: +SKIP
         True
     """
     buffer = io.BytesIO()
-    extra = {"optimize": True} if kind == "JPEG" else {"method": 6}
+    extra = {"optimize": True} if kind == "JPEG" else {"method": 4}
     picture.save(buffer, format=kind, quality=quality, **extra)  # type: ignore[arg-type]
     return buffer.getvalue()
 

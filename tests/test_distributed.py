@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tok_core.training.checkpoint import latest_checkpoint
+from tok_core.training.checkpoint import checkpoints, latest_checkpoint
 
 ROOT = Path(__file__).parents[1]
-FIXED = ("keep=11", "start=0", "optimizer.betas=[0.9,0.99]", "log.save_every=1")
+FIXED = ("keep=11", "start=0", "optimizer.betas=[0.9,0.99]", "log.save_every=1", "log.keep_last=9")
 
 
 def _run(folder: Path, processes: int, *options: str, code: int = 0) -> str:
@@ -34,10 +34,9 @@ def _run(folder: Path, processes: int, *options: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def _state(folder: Path, name: str) -> dict[str, Tensor]:
-    latest = latest_checkpoint(folder / "checkpoints")
-    assert latest is not None
-    return load_file(latest / f"{name}.safetensors")
+def _state(folder: Path, name: str, number: int = -1) -> dict[str, Tensor]:
+    """Read one file of the last checkpoint, or of another one."""
+    return load_file(checkpoints(folder / "checkpoints")[number] / f"{name}.safetensors")
 
 
 def _close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
@@ -48,16 +47,17 @@ def _close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float)
         assert error <= tolerance * scale, f"{name}: {error / scale:.2e} relative"
 
 
-@pytest.fixture(scope="module", params=["plain", "restarts"])
+@pytest.fixture(scope="module", params=["plain", "restarts", "hybrid"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The same run by one and by two processes, without and with the codebook's own moves."""
-    restarts = "0" if request.param == "plain" else "2"
+    """The same run by one and by two processes, without and with the codebook's own
+    moves, and of a real OneDPiece."""
+    model = {
+        "plain": ["restarts=0"], "restarts": ["restarts=2"], "hybrid": ["hybrid=1", "restarts=0"],
+    }[request.param]
     folders = []
     for processes in (1, 2):
         folder = tmp_path_factory.mktemp(f"{request.param}{processes}")
-        _run(folder / "first", processes, *FIXED, f"restarts={restarts}", "train.steps=1",
-             "train.clip=0", "schedule.warmup=0")
-        _run(folder / "more", processes, *FIXED, f"restarts={restarts}", "train.steps=6")
+        _run(folder, processes, *FIXED, *model, "train.steps=6", "train.clip=0")
         folders.append(folder)
     return folders
 
@@ -65,7 +65,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("player", ["optimizer", "discriminator_optimizer"])
 def test_gradients_equal_one_process_on_the_joined_batch(pair: list[Path], player: str) -> None:
     # After one step AdamW's first moment is a tenth of the gradient.
-    one, two = (_state(folder / "first", player) for folder in pair)
+    one, two = (_state(folder, player, 0) for folder in pair)
     moments = [name for name in one if name.endswith("exp_avg")]
     assert moments
     _close({n: one[n] for n in moments}, {n: two[n] for n in moments}, 1e-4)
@@ -73,13 +73,13 @@ def test_gradients_equal_one_process_on_the_joined_batch(pair: list[Path], playe
 
 @pytest.mark.parametrize("part", ["model", "ema", "objective"])
 def test_state_after_some_steps_agrees(pair: list[Path], part: str) -> None:
-    one, two = (_state(folder / "more", part) for folder in pair)
+    one, two = (_state(folder, part) for folder in pair)
     _close(one, two, 2e-3)
 
 
 def test_logged_numbers_are_those_of_the_joined_batch(pair: list[Path]) -> None:
     one, two = (
-        [json.loads(line) for line in (f / "more" / "metrics.jsonl").read_text().splitlines()]
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
         for f in pair
     )
     assert len(one) == len(two)

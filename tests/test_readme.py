@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from tok_core.token_file import TokenFile, write_token_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for name in ("cat.jpg", "photos/one.png", "photos/two.jpg"):
         small.save(folder / name)
+    codes = np.arange(16, dtype=np.int64)
+    write_token_file(folder / "example.tok", TokenFile(codes, (12,), "0" * 12, (4, 4), "resize"))
     return folder
 
 
@@ -52,7 +57,8 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("page, index", PYTHON, ids=lambda v: getattr(v, "name", v))
 def test_python_snippet(folder: Path, page: Path, index: int) -> None:
-    done = run(folder, "-c", blocks(page, "python")[index])
+    # A snippet that reads a file takes it as its argument.
+    done = run(folder, "-c", blocks(page, "python")[index], "example.tok")
     assert done.returncode == 0, done.stderr
 
 

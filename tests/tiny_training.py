@@ -3,7 +3,9 @@
 As a script it is one training run, for tests that kill it or start two of it:
 
     python -m tests.tiny_training FOLDER [resume=1] [keep=5] [restarts=0] [start=0]
-        [train.steps=20 ...]
+        [hybrid=1] [train.steps=20 ...]
+
+``hybrid=1`` trains a tiny OneDPiece at full length instead.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tok_core.training.distributed import end_processes, seed_process
 from tok_core.training.engine import Engine, EngineConfig, make_accelerator
 from tok_core.vector_quantizer import VectorQuantizer
 from vision_tok.image_objective import ImageObjective, ImageObjectiveConfig
+from vision_tok.one_d_piece import OneDPiece
 
 SIDE = 16
 BASE = (
@@ -129,14 +132,27 @@ def tiny_engine(folder: Path, *overrides: str, **parts: Any) -> Engine:
     return Engine(config, model, objective, source, monitor, folder, accelerator)
 
 
+def tiny_hybrid(restarts: int) -> OneDPiece:
+    """The shipped model's network, as small as it goes, always at full length."""
+    size = {"width": 32, "layers": 1, "heads": 2}
+    options = {"kmeans_start": restarts > 0, "dead_code_every": restarts}
+    return OneDPiece(
+        image_size=SIDE, patch_size=8, num_tokens=8, token_size=4, codebook_size=32, stem="conv",
+        head="conv", latent_seed="grid", conv_channels=[16, 16, 16], encoder_size=size,
+        decoder_size=size, quantizer_options=options, tail_drop={"probability": 0.0},
+    )
+
+
 def main(arguments: list[str]) -> None:
     """One run from the command line."""
     flags = dict(a.split("=") for a in arguments[1:] if "." not in a)
     options = [a for a in arguments[1:] if "." in a]
     sizes = {name: int(flags[name]) for name in ("keep", "restarts") if name in flags}
     seed_process(42, 0)
+    hybrid = "hybrid" in flags
     engine = tiny_engine(
-        Path(arguments[0]), *options, model=TinyTokenizer(**sizes),
+        Path(arguments[0]), *options,
+        model=tiny_hybrid(sizes.get("restarts", 0)) if hybrid else TinyTokenizer(**sizes),
         objective=tiny_objective(int(flags.get("start", 4))),
     )
     engine.run(resume="resume" in flags)

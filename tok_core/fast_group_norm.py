@@ -37,7 +37,10 @@ def group_norm_silu(norm: nn.GroupNorm, x: Tensor, *, overwrite: bool = False) -
         torch.Size([1, 4, 3, 3])
     """
     if not (overwrite and _fits(x)):
-        y = norm(x)
+        # torch 2.13 crashes in the backward pass of a channels-last group norm on CPU whose input
+        # needs no gradient (everything before it frozen); contiguous input is safe.
+        frozen = x.device.type == "cpu" and torch.is_grad_enabled() and not x.requires_grad
+        y = norm(x.contiguous() if frozen else x)
         return F.silu(y, inplace=not y.requires_grad)
     rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, R, C), a view
     step = max(1, BLOCK // x.shape[1])

@@ -9,6 +9,7 @@ policy is tile), L lengths, H W pixels of the picture, h w pixels of the network
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -190,6 +191,10 @@ class ImageCodec:
             stored.numpy(), self.model.spec.bits, self.model.code_hash(),
             picture.geometry.extent, self.policy,
         )  # fmt: skip
+
+    def shortened(self, file: TokenFile, count: int) -> TokenFile:
+        """Return the same token file with the first ``count`` tokens of each network input."""
+        return dataclasses.replace(file, codes=file.codes[..., :count])
 
     def _file_size(self, picture: Picture, count: int) -> int:
         shape = (len(picture.inputs), count) if self.policy == "tile" else (count,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_folder_with_a_broken_picture_then_resume(
     captured = capfd.readouterr().out
     assert "resumed at step 2" in captured and "train.steps 2 -> 3" in captured
     assert load(run / "model").config.num_tokens == 16
+
+
+def test_a_resumed_one_d_piece_ends_in_the_same_bits(tmp_path: Path) -> None:
+    more = ["--set", "train.steps=8", "--set", "log.save_every=3", "--set", "log.keep_last=9",
+            "--set", "objective.discriminator_start=4"]
+    assert _run("--out", str(tmp_path / "whole"), *more) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in (6, 8):
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"step_{step:08d}")
+    shutil.rmtree(tmp_path / "cut" / "model")
+    assert _run("--out", str(tmp_path / "cut"), *more, "--resume") == 0
+    hashes = [load(tmp_path / name / "model").weights_hash() for name in ("whole", "cut")]
+    assert hashes[0] == hashes[1]
 
 
 def test_resolved_config_makes_the_same_run(tmp_path: Path) -> None:

@@ -37,24 +37,34 @@ class TrainingProgress:
         self.seconds_left = 0.0
         self.step = self._counted = done
         self._bar: Any = None
+        self._live: Any = None
         if self.console.is_terminal and not quiet:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+            self._draw_bar()
 
-            self._bar = Progress(
-                TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"), console=self.console,
-            )
-            self._task = self._bar.add_task("train", total=steps, completed=done, text="")
+    def _draw_bar(self) -> None:
+        """A bar, and under it a line for the losses, which need the whole width."""
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(),
+            TextColumn("left  {task.fields[rate]}"), console=self.console,
+        )
+        self._task = self._bar.add_task("train", total=self.steps, completed=self.step, rate="")
+        self._text = Text(no_wrap=True, overflow="ellipsis")
+        self._live = Live(Group(self._bar, self._text), console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> TrainingProgress:
-        if self._bar:
-            self._bar.start()
+        if self._live:
+            self._live.start()
         self._since = time.perf_counter()
         return self
 
@@ -62,8 +72,8 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        if self._live:
+            self._live.stop()
 
     def advance(self, step: int, samples: int) -> None:
         """One optimizer step more, over ``samples`` samples of all processes."""
@@ -92,14 +102,16 @@ class TrainingProgress:
         """Show the losses of this step, with throughput and time left."""
         terms = "  ".join(
             f"{name.removeprefix('loss/')} {value:.4g}"
-            for name, value in values.items() if name.startswith(SHOWN)
+            for name, value in sorted(values.items(), key=lambda item: item[0] != "loss")
+            if name.startswith(SHOWN)
         )
-        text = f"{self.rate:.1f} {self.unit}/s  {terms}"
-        if self._bar:
-            self._bar.update(self._task, text=text)
+        rate = f"{self.rate:.1f} {self.unit}/s"
+        if self._live:
+            self._bar.update(self._task, rate=rate)
+            self._text.plain = terms
         else:
             left = _duration(self.seconds_left)
-            self.say(f"step {self.step}/{self.steps}  {text}  {left} left")
+            self.say(f"step {self.step}/{self.steps}  {rate}  {terms}  {left} left")
 
     def say(self, sentence: str) -> None:
         """Print one line, above the bar when there is one."""
