@@ -258,3 +258,15 @@ def test_import_of_something_else(tessera: Tessera, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "weights.bin" in one_sentence(done)
     assert not (tmp_path / "model").exists()
+
+
+def test_demo_without_matplotlib_says_so(
+    tessera: Tessera, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    picture = make_picture(tmp_path / "own.png", 40, 40)
+    done = tessera("demo", picture, "-o", tmp_path / "demo", "-m", tiny, "--tokens", "16")
+    assert done.returncode == 0, done.stderr
+    assert "matplotlib is not installed" in done.stderr
+    assert not (tmp_path / "demo" / "rate_distortion.png").exists()
+    assert (tmp_path / "demo" / "grid.png").exists()

@@ -39,6 +39,7 @@ def test_held_out_quality_meets_the_bar(scores: dict[str, Any]) -> None:
     by_budget = [(int(k), v["psnr"]) for k, v in scores["budgets"].items()]
     full = max(by_budget)[1]
     assert full >= 22.0
+    assert full >= scores["flat_colour_psnr"] + 6.0
     for (k, low), (twice, high) in itertools.pairwise(by_budget):
         assert twice == 2 * k and high >= low + 0.5
 
