@@ -61,6 +61,9 @@ def _say(sentence: str, code: int) -> int:
 def main() -> NoReturn:
     """Run the ``tessera`` script."""
     try:
+        from tok_core.warm_memory import keep_memory_warm
+
+        keep_memory_warm()  # this process is ours, and it decodes batch after batch
         code = run()
     except KeyboardInterrupt:  # in the moment before or after the work
         code = _say("stopped; what was finished is kept", 130)
