@@ -18,7 +18,15 @@ _POINTS_PER_CODE = 32
 
 @torch.no_grad()
 def kmeans(
-    z: Tensor, num_codes: int, *, iterations: int = 10, spherical: bool = False, seed: int = 0
+    z: Tensor,
+    num_codes: int,
+    *,
+    iterations: int = 10,
+    spherical: bool = False,
+    seed: int = 0,
+    start: Tensor | None = None,
+    keep_empty: bool = False,
+    points_per_code: int | None = _POINTS_PER_CODE,
 ) -> Tensor:
     """Return K centres of the latents of all processes, identical on each of them.
 
@@ -33,6 +41,10 @@ def kmeans(
         iterations: of assigning and averaging, at least 0.
         spherical: keep centres at unit length, for codebooks that are L2-normalised.
         seed: of the choice of starting latents.
+        start: (K, D) centres to start from instead of randomly chosen latents, alike on every
+            process.
+        keep_empty: a centre that loses all its latents stays where it is.
+        points_per_code: latents per code that are looked at, at most; None takes all.
 
     Returns:
         (K, D) float32 centres.
@@ -44,19 +56,24 @@ def kmeans(
     """
     z = F.normalize(z.float(), dim=-1) if spherical else z.float()
     total = joined_length(z)[1]
-    size = min(total, _POINTS_PER_CODE * num_codes)
+    size = total if points_per_code is None else min(total, points_per_code * num_codes)
     # Evenly spaced positions of the joined batch: one process or many choose the same latents.
     points = joined_rows(z, torch.arange(size, device=z.device) * total // size)
-    # CPU generator: the same choice on every device.
-    generator = torch.Generator().manual_seed(seed)
-    centres = _start(points, num_codes, generator)
+    if start is None:
+        # CPU generator: the same choice on every device.
+        centres = _start(points, num_codes, torch.Generator().manual_seed(seed))
+    else:
+        centres = start.to(points)
     for _ in range(iterations):
         centres = F.normalize(centres, dim=-1) if spherical else centres
         codes = nearest_code(points, centres)
         counts = torch.bincount(codes, minlength=num_codes)
         sums = torch.zeros_like(centres).index_add_(0, codes, points)
         means = sums / counts.clamp(min=1)[:, None]
-        _fill_empty(means, centres, counts, points, codes)
+        if keep_empty:
+            means = torch.where((counts > 0)[:, None], means, centres)
+        else:
+            _fill_empty(means, centres, counts, points, codes)
         centres = means
     centres = F.normalize(centres, dim=-1) if spherical else centres
     return from_first_process(centres)

@@ -11,6 +11,7 @@ Letters: B batch, N tokens, k kept tokens.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,17 @@ from torch import Tensor
 from tok_core.errors import ConfigError, nearest
 
 DRAWS = ("uniform", "power", "log_uniform")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailDropOptions:
+    """Options of `TailDrop`; the defaults are the official draw."""
+
+    draw: str = "uniform"
+    per_sample: bool = False
+    joint: bool = False
+    probability: float = 1.0
+    power: float = 2.0
 
 
 class TailDrop:

@@ -120,18 +120,24 @@ class TokenSpec:
         self.sizes_of(codes)
         if codes.numel() == 0:
             return
-        top = torch.tensor(self.vocabulary, device=codes.device)
         flat = self.to_sequence(codes)
+        # A prefix of the levels is legal where the axis says so.
+        top = torch.tensor(self.vocabulary[: flat.shape[-1]], device=codes.device)
         bad = (flat < 0) | (flat >= top)
         if bool(bad.any()):
             value, limit = int(flat[bad][0]), max(self.vocabulary)
             raise TokenError(f"code {value} is outside the vocabulary; legal is 0 to {limit - 1}.")
 
     def to_sequence(self, codes: Tensor) -> Tensor:
-        """View codes (B, *axes) as (B, L, F): raster or scale order, factors last."""
-        self.sizes_of(codes)
+        """View codes (B, *axes) as (B, L, F): raster or scale order, factors last.
+
+        F is smaller for codes that are a prefix of the levels.
+        """
+        sizes = self.sizes_of(codes)
         order = [0] + [i + 1 for i in self._positions()] + [i + 1 for i in self._factor_axes()]
-        return codes.permute(order).reshape(codes.shape[0], -1, self.factors)
+        factors = math.prod(sizes[i] for i in self._factor_axes())
+        length = math.prod(sizes[i] for i in self._positions())
+        return codes.permute(order).reshape(codes.shape[0], length, factors)
 
     def from_sequence(self, sequence: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
         """Invert `to_sequence`: (B, L, F) back to (B, *axes).
@@ -143,6 +149,8 @@ class TokenSpec:
         full: list[int | None] = [axis.size for axis in self.axes] if sizes is None else [*sizes]
         if sizes is None:
             self._infer(full, sequence.shape[1])
+            if len(self._factor_axes()) == 1:
+                full[self._factor_axes()[0]] = sequence.shape[2]
         places = self._positions() + self._factor_axes()
         shape = [int(full[i] or 0) for i in places]
         if math.prod(shape) != sequence.shape[1] * sequence.shape[2]:

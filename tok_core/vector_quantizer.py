@@ -64,6 +64,9 @@ class VectorQuantizer(nn.Module):
             gradient reaches the codebook and not the encoder.
         quantize_after_steps: training forwards that pass latents on unquantized (codes are still
             reported, losses are 0) before quantization begins.
+        ema_smoothing: of ``"ema"``, see `tok_core.ema_codebook.update_ema_codebook`; 0 lets codes
+            without latents stay, 1e-5 is what EnCodec and WavTokenizer were trained with.
+        kmeans_iterations: of the k-means start.
 
     Attributes:
         codebook: (K, D) parameter.
@@ -103,15 +106,19 @@ class VectorQuantizer(nn.Module):
         dead_code_every: int = 0,
         straight_through: bool = True,
         quantize_after_steps: int = 0,
+        ema_smoothing: float = 0.0,
+        kmeans_iterations: int = 10,
     ) -> None:
         super().__init__()
         _check_options(codebook_size, code_dim, update, ema_decay)
         _check_counts(dead_code_every, quantize_after_steps)
+        _check_start(ema_smoothing, kmeans_iterations)
         self.codebook_size, self.code_dim = codebook_size, code_dim
         self.l2_normalize, self.commitment_weight = l2_normalize, commitment_weight
         self.update, self.ema_decay = update, ema_decay
         self.kmeans_start, self.dead_code_every = kmeans_start, dead_code_every
         self.straight_through, self.quantize_after_steps = straight_through, quantize_after_steps
+        self.ema_smoothing, self.kmeans_iterations = ema_smoothing, kmeans_iterations
         self.bypass = self.frozen = False
         start = torch.empty(codebook_size, code_dim).uniform_(-1 / codebook_size, 1 / codebook_size)
         self.codebook = nn.Parameter(start, requires_grad=update != "ema")
@@ -230,7 +237,10 @@ class VectorQuantizer(nn.Module):
     def _start_codebook(self, flat: Tensor) -> None:
         if not self.kmeans_start or bool(self.initialised):
             return
-        centres = kmeans(flat, self.codebook_size, spherical=self.l2_normalize)
+        centres = kmeans(
+            flat, self.codebook_size, spherical=self.l2_normalize,
+            iterations=self.kmeans_iterations,
+        )
         self._place(torch.arange(self.codebook_size, device=flat.device), centres)
         self.initialised.fill_(1)
 
@@ -260,7 +270,7 @@ class VectorQuantizer(nn.Module):
         if self.update == "ema":
             update_ema_codebook(
                 self.codebook, self.usage_ema, self.sum_ema, counts, codes.reshape(-1), flat,
-                decay=self.ema_decay,
+                decay=self.ema_decay, smoothing=self.ema_smoothing,
             )
 
     def _place(self, which: Tensor, vectors: Tensor) -> None:
@@ -296,4 +306,12 @@ def _check_counts(dead_code_every: int, quantize_after_steps: int) -> None:
         raise ConfigError(
             f"dead_code_every {dead_code_every} and quantize_after_steps {quantize_after_steps} "
             "came in; both count training forwards and have to be at least 0"
+        )
+
+
+def _check_start(ema_smoothing: float, kmeans_iterations: int) -> None:
+    if ema_smoothing < 0 or kmeans_iterations < 0:
+        raise ConfigError(
+            f"ema_smoothing {ema_smoothing} and kmeans_iterations {kmeans_iterations} came in; "
+            "both have to be at least 0"
         )

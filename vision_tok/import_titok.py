@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
+from tok_core.official_weights import read_state
 from vision_tok.infer_titok import maskgit_values, plain_options, shapes_of, titok_values
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
 from vision_tok.official_keys import official_names
@@ -19,8 +20,6 @@ from vision_tok.official_source import find_official
 from vision_tok.one_d_piece import OneDPiece
 from vision_tok.titok import TiTok
 from vision_tok.titok_kl import TiTokKL
-
-SAFETENSORS = ".safetensors"
 
 
 def import_titok(
@@ -65,28 +64,6 @@ def _read_config(file: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise WeightsError(f"the config {file} is no JSON object; give the official one.")
     return config
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a flat state dict without running any code that the file may hold.
-
-    Raises:
-        WeightsError: damaged, not a state dict, or a pickle with anything but tensors in it.
-    """
-    try:
-        if path.suffix == SAFETENSORS:
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a hostile pickle or header can raise anything
-        raise WeightsError(
-            f"cannot read {path} as a state dict ({type(error).__name__}); download it again."
-        ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise WeightsError(f"{path} is no flat state dict of tensors; give the official file.")
-    return dict(state)
 
 
 def import_state(

@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from tok_core.errors import ConfigError, nearest
+from tok_core.json_options import parse_part
+from tok_core.tail_drop import TailDropOptions
 
-Part = TypeVar("Part")
 HEADS = ("direct", "legacy", "conv")
 STEMS = ("patch", "conv")
 LATENT_SEEDS = ("learned", "grid")
@@ -66,17 +67,6 @@ class TextOptions:
 
     context_length: int = 77
     embed_dim: int = 768
-
-
-@dataclass(frozen=True, kw_only=True)
-class TailDropOptions:
-    """Options of `tok_core.tail_drop.TailDrop`; the defaults are the official draw."""
-
-    draw: str = "uniform"
-    per_sample: bool = False
-    joint: bool = False
-    probability: float = 1.0
-    power: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,30 +175,6 @@ def spelled_out(config: TiTokConfig) -> dict[str, Any]:
 
 def _json(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def parse_part(kind: type[Part], name: str, value: object) -> Part:
-    """Build one nested dataclass from a JSON object; an unknown key names its neighbour."""
-    if isinstance(value, kind):
-        return value
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} is {value!r}; expected an object with named options.")
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in value:
-        if key not in fields:
-            raise ConfigError(
-                f"{name} has the unknown option '{key}'; legal are "
-                f"{', '.join(sorted(fields))}{nearest(key, fields)}"
-            )
-    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-    missing = [
-        f.name
-        for f in fields.values()
-        if f.name not in lists and f.default is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{name} lacks {missing[0]}; give {', '.join(sorted(fields))}.")
-    return kind(**lists)
 
 
 def _size(name: str, value: object) -> VitSize:

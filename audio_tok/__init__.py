@@ -1,0 +1,1 @@
+"""Audio tokenizers: sound to tokens and back, their losses, data and training."""

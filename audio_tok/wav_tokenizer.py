@@ -1,0 +1,216 @@
+"""WavTokenizer: one second of sound as 40 or 75 tokens.
+
+    x (B, 1, T) --encoder--> z (B, D, F) --quantizer--> codes (B, Q, F) --backbone, head--> x^
+
+Ji et al. 2024, arXiv 2408.16532 (published with Q = 1).  Letters: B batch, T samples, F frames,
+ceil(T / hop) of them, D latent width, Q codebook levels, q kept levels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from audio_tok.length_groups import length_groups
+from audio_tok.seanet_encoder import SeanetEncoder
+from audio_tok.wav_decoder import WavSynthesis
+from audio_tok.wav_tokenizer_config import WavTokenizerConfig, parse_config
+from tok_core.contract import Tokens, TrainingOutput
+from tok_core.errors import MediaError, TokenError
+from tok_core.residual_quantizer import ResidualQuantizer
+from tok_core.tail_drop import TailDrop
+
+
+class WavTokenizer(WavSynthesis):
+    """Neural audio codec with few tokens per second.
+
+    Args:
+        sample_rate: in Hz, mono.
+        strides: of the encoder in order of execution; their product is the hop.
+        encoder_width: channels of its first convolution. latent_dim: D. lstm_layers: 0 for none.
+        codebook_size: codes per level. num_codebooks: Q.
+        width, hidden, layers: of the ConvNeXt blocks. attention: with the position net.
+        condition_ids: rows of the adaptive norms, drawn at random in training; row 0 at inference.
+        dropout: inside the position net. n_fft: of the head, None for four times the hop.
+        magnitude_clip: largest magnitude of a bin.
+        causal: nothing depends on later samples than the head's window needs, so that it can run on
+            a stream; needs training of its own. attention_window: frames back, needed then.
+        quantizer: see `audio_tok.wav_tokenizer_config.AudioQuantizerOptions`.
+        tail_drop: options of `tok_core.tail_drop.TailDrop` along the levels; None trains all.
+
+    Raises:
+        ConfigError: unknown options, illegal values, options that exclude each other.
+
+    Example:
+        >>> codec = WavTokenizer()
+        >>> tokens = codec.eval().encode(torch.zeros(1, 1, 24000))
+        >>> tokens.codes.shape, codec.decode(tokens).shape
+        (torch.Size([1, 1, 75]), torch.Size([1, 1, 24000]))
+    """
+
+    settings: WavTokenizerConfig
+    code_prefixes = ("encoder.", "quantizer.")
+    code_config = ("sample_rate", "strides", "causal")
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_rate: int = 24000,
+        strides: list[int] | tuple[int, ...] = (2, 4, 5, 8),
+        encoder_width: int = 32,
+        latent_dim: int = 512,
+        lstm_layers: int = 2,
+        codebook_size: int = 4096,
+        num_codebooks: int = 1,
+        width: int = 768,
+        hidden: int = 2304,
+        layers: int = 12,
+        attention: bool = True,
+        condition_ids: int = 4,
+        dropout: float = 0.1,
+        n_fft: int | None = None,
+        magnitude_clip: float = 100.0,
+        causal: bool = False,
+        attention_window: int | None = None,
+        quantizer: dict[str, Any] | None = None,
+        tail_drop: dict[str, Any] | None = None,
+    ) -> None:
+        config = parse_config(locals())
+        super().__init__()
+        self.encoder = SeanetEncoder(
+            encoder_width, config.strides, latent_dim, lstm_layers=lstm_layers, causal=causal
+        )
+        drop = config.tail_drop
+        levels = ResidualQuantizer(
+            num_codebooks, codebook_size, latent_dim,
+            tail_drop=None if drop is None else TailDrop(num_codebooks, **vars(drop)),
+            **vars(config.quantizer),
+        )  # fmt: skip
+        self.build_synthesis(config, levels)
+        self.register_to_config(
+            strides=list(config.strides), n_fft=config.n_fft, quantizer=dict(vars(config.quantizer))
+        )
+
+    def code_hash(self) -> str:
+        """Return the hash over encoder, quantizer and tables (64 hex digits)."""
+        digest = super().code_hash()
+        if not self.settings.quantizer.l2_normalize:
+            return digest
+        return hashlib.sha256(f"{digest} l2_normalize".encode()).hexdigest()
+
+    # -- sound to tokens -----------------------------------------------------------------------
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Map sound (B, 1, T), T at least 1, to latents (B, D, F) before quantization.
+
+        Raises:
+            MediaError: another shape, or no samples.
+        """
+        return self._frames(x).transpose(1, 2)
+
+    def _frames(self, x: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[1] != 1 or not x.shape[2] or not x.is_floating_point():
+            raise MediaError(
+                f"sound of shape {tuple(x.shape)} and type {x.dtype} came in; legal is float "
+                "(batch, 1, samples) with at least one sample: encode channels one by one."
+            )
+        return self.encoder(x.transpose(1, 2).to(self.encoder.first.weight.dtype))
+
+    @torch.no_grad()
+    def encode(
+        self, x: Tensor, *, lengths: Tensor | None = None, num_tokens: int | None = None
+    ) -> Tokens:
+        """Turn sound into codes.
+
+        A padded batch runs in groups of equal length, so that each item gives what it gives alone.
+
+        Args:
+            x: (B, 1, T) in [-1, 1].
+            lengths: int64 (B,) valid samples of each item, 1 to T; None takes all.
+            num_tokens: levels to keep, 1 to Q (``num_codebooks`` in other words); None keeps all.
+
+        Returns:
+            codes (B, q, F); lengths (B,) valid frames, given only where ``lengths`` was; extent
+            (B, 1) samples. Codes behind an item's frames are 0.
+
+        Raises:
+            MediaError: sound of another shape. TokenError: lengths or a budget out of range.
+        """
+        total = self.settings.num_codebooks
+        if num_tokens is not None and not 1 <= num_tokens <= total:
+            raise TokenError(
+                f"num_tokens is {num_tokens} codebooks; legal for this model is 1 to {total}."
+            )
+        if lengths is None:
+            codes = self.quantizer.encode(self._frames(x), num_tokens).transpose(1, 2)
+            extent = torch.full((len(x), 1), x.shape[-1], device=x.device)
+            return Tokens(codes.contiguous(), extent=extent)
+        lengths = self._checked_lengths(x, lengths)
+        frames = -(-lengths // self.hop)
+        levels = total if num_tokens is None else num_tokens
+        codes = torch.zeros(
+            len(x), levels, int(frames.max()), dtype=torch.int64, device=x.device
+        )
+        for length, items in length_groups(lengths):
+            part = self.quantizer.encode(self._frames(x[items, :, :length]), num_tokens)
+            codes[items, :, : part.shape[1]] = part.transpose(1, 2)
+        return Tokens(codes, frames, lengths[:, None])
+
+    def _checked_lengths(self, x: Tensor, lengths: Tensor) -> Tensor:
+        most = x.shape[-1]
+        if lengths.shape != x.shape[:1] or int(lengths.min()) < 1 or int(lengths.max()) > most:
+            raise TokenError(
+                f"lengths are {lengths.tolist()} for sound of shape {tuple(x.shape)}; legal is one "
+                f"number of samples from 1 to {most} for each item."
+            )
+        return lengths.to(x.device)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def forward(
+        self, x: Tensor, *, tokens: Tokens | None = None, condition: Tensor | None = None
+    ) -> TrainingOutput:
+        """Reconstruct for training.
+
+        Args:
+            x: (B, 1, T) in [-1, 1].
+            tokens: given, the encoder is skipped and only the decoder trains.
+            condition: int64 (1,) or (B,) rows of the adaptive norms; None draws one row for the
+                batch in training (as the published models were trained) and takes row 0 otherwise.
+
+        Returns:
+            The sound (B, 1, T), not clamped; the codes; the quantizer's losses; ``shortened`` from
+            a prefix of the levels where ``tail_drop`` trains jointly.
+        """
+        row = self._draw_row(x) if condition is None else condition
+        if tokens is not None:
+            z = self.embed(tokens).transpose(1, 2)
+            return TrainingOutput(self._sound(z, row, x), tokens, {}, {})
+        frames = self._frames(x).float()
+        parts, quantized = self.quantizer.forward_levels(frames)
+        extent = torch.full((len(x), 1), x.shape[-1], device=x.device)
+        used = Tokens(quantized.codes.transpose(1, 2), extent=extent)
+        z, shortened = quantized.latents, None
+        drop = self.quantizer.tail_drop
+        if self.training and drop is not None:
+            kept = self.quantizer.kept(frames, parts, drop.draw_lengths(len(x)))
+            if drop.joint:
+                shortened = self._sound(kept, row, x)
+            else:
+                z = kept
+        sound = self._sound(z, row, x)
+        return TrainingOutput(sound, used, quantized.losses, quantized.statistics, shortened)
+
+    def _sound(self, z: Tensor, row: Tensor, x: Tensor) -> Tensor:
+        return self.synthesise(z, row)[..., : x.shape[-1]]
+
+    def _draw_row(self, x: Tensor) -> Tensor:
+        rows = self.settings.condition_ids
+        if not self.training or rows == 1:
+            return torch.zeros(1, dtype=torch.int64, device=x.device)
+        # From the CPU generator: the same draw on every device.
+        return torch.randint(rows, (1,)).to(x.device)
