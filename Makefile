@@ -62,8 +62,8 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.setup-demo: EXTRAS := demo
-$(VENV)/.setup-test: EXTRAS := train,demo,test
-$(VENV)/.setup-lint: EXTRAS := train,demo,test,lint
+$(VENV)/.setup-test: EXTRAS := train,audio,demo,test
+$(VENV)/.setup-lint: EXTRAS := train,audio,demo,test,lint
 $(VENV)/.setup-bench: EXTRAS := train,demo,bench
 $(VENV)/.setup-dev: EXTRAS := dev
 $(VENV)/.setup-%: $(INPUTS) $(VENV)/.torch | $(BIN)/python

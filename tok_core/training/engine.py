@@ -42,7 +42,7 @@ from tok_core.training.ema import AveragedModel
 from tok_core.training.finite import check_finite, clip_gradients
 from tok_core.training.freezing import freeze, set_training
 from tok_core.training.interrupt import Interrupt
-from tok_core.training.logging import RunLog
+from tok_core.training.logging import RunLog, SoundSample
 from tok_core.training.objective import Objective
 from tok_core.training.position_usage import PositionUsage, usage_picture
 from tok_core.training.progress import TrainingProgress
@@ -63,7 +63,10 @@ class EngineConfig:
 
 
 class Monitor(Protocol):
-    """How a sense looks at its model while it trains; ids are fixed for the whole run."""
+    """How a sense looks at its model while it trains; ids are fixed for the whole run.
+
+    A monitor may also have ``sounds(model)``, which returns named `SoundSample`s of the same ids.
+    """
 
     unit: str
 
@@ -272,6 +275,9 @@ class Engine:
                 "codebook/used_at_worst_position": min(usage.used),
             })
         log.pictures(self.step, pictures)
+        if hasattr(self.monitor, "sounds"):
+            sounds: dict[str, SoundSample] = self._look(self.monitor.sounds)
+            log.sounds(self.step, sounds)
 
     def _report_skipped(self, progress: TrainingProgress) -> int:
         """Count unreadable samples over all processes and name the files once each."""

@@ -7,13 +7,25 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
 
 from tok_core.errors import ConfigError
 from tok_core.run_config import flatten
+
+
+class SoundSample(NamedTuple):
+    """A sound for the tracker.
+
+    Attributes:
+        samples: (T,) or (1, T) float in [-1, 1].
+        rate: samples per second.
+    """
+
+    samples: np.ndarray
+    rate: int
 
 
 class RunLog:
@@ -62,6 +74,21 @@ class RunLog:
                     tracker.log_images(batch, step=step, dataformats="NHWC")
                 else:
                     tracker.log_images(batch, step=step)
+
+    def sounds(self, step: int, sounds: Mapping[str, SoundSample]) -> None:
+        """Write named sounds to every tracker that plays sounds (TensorBoard, wandb)."""
+        if not (self.tracked and self.accelerator.is_main_process):
+            return
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                for name, (samples, rate) in sounds.items():
+                    tracker.tracker.add_audio(name, samples.reshape(1, -1), step, rate)
+            elif tracker.name == "wandb":
+                import wandb
+
+                played = {name: wandb.Audio(samples.reshape(-1), rate)
+                          for name, (samples, rate) in sounds.items()}
+                tracker.log(played, step=step)
 
     def forget_after(self, step: int) -> None:
         """Drop lines of steps that a resumed run will do again."""
