@@ -176,3 +176,11 @@ def test_the_backbone_starts_small_and_conditions_every_norm() -> None:
     with torch.no_grad():
         backbone.blocks[2].norm.shift[0] += 1
     assert torch.equal(backbone(z, row), backbone(z, row.clone()))
+
+
+def test_a_fresh_encoder_lets_the_sound_through() -> None:
+    encoder = SeanetEncoder(16, [2, 4, 5, 6], 64, lstm_layers=0)
+    with torch.no_grad():
+        z = encoder(0.3 * torch.randn(1, 12000, 1))
+    assert float(z.std(1).mean()) > float(z.mean(1).abs().mean())
+    assert float(z.std(1).mean()) > 0.02
