@@ -27,8 +27,8 @@ BLOCK = 1 << 16
 # Stages with larger kernels run on whole maps, which are small by then: every call of a convolution
 # rearranges its weights, and that would have to be paid for each block.
 LARGEST_KERNEL = 1 << 17
-# Of the start's weights over 1/sqrt(inputs); above 1 for what ELU takes away. 1.0 and 1.4 learned as
-# well in 150 steps, torch's own start (0.58, with biases) clearly worse.
+# Of the start's weights over 1/sqrt(inputs); above 1 for what ELU takes away. 1.0 and 1.4 learned
+# as well in 150 steps, torch's own start (0.58, with biases) clearly worse.
 START_GAIN = 1.2
 
 
