@@ -18,7 +18,8 @@ class AudioQuantizerOptions:
     """How each codebook trains; `tok_core.vector_quantizer.VectorQuantizer` explains the options.
 
     The defaults correct the published training. What that did has a switch: ``ema_smoothing`` 1e-5
-    and ``kmeans_iterations`` 200 (a restart of dead codes it only had by name).
+    and ``kmeans_iterations`` 200 (a restart of dead codes it only had by name, so that
+    ``dead_code_every`` 0 is its own), ``official_rank0_ema`` and ``official_double_ema``.
     """
 
     commitment_weight: float = 1.0
@@ -28,6 +29,8 @@ class AudioQuantizerOptions:
     ema_smoothing: float = 0.0
     kmeans_start: bool = True
     kmeans_iterations: int = 10
+    official_rank0_ema: bool = False
+    official_double_ema: bool = False
     dead_code_every: int = 0
     straight_through: bool = True
     quantize_after_steps: int = 0

@@ -25,6 +25,7 @@ def update_ema_codebook(
     *,
     decay: float = 0.99,
     smoothing: float = 0.0,
+    joined: bool = True,
 ) -> None:
     """Update both averages and put every code on their quotient, in place.
 
@@ -41,6 +42,7 @@ def update_ema_codebook(
         z: (N, D) latents of this process.
         decay: of the averages, in (0, 1).
         smoothing: e of Laplace smoothing, as EnCodec and its heirs train (1e-5); 0 for none.
+        joined: sum the latents over processes; False takes this process's alone (and its counts).
 
     Source: van den Oord et al. 2017, arXiv 1711.00937, appendix A.1, eq. 6 to 8.
 
@@ -49,7 +51,7 @@ def update_ema_codebook(
     """
     sums = torch.zeros_like(sum_ema).index_add_(0, codes, z.to(sum_ema.dtype))
     usage_ema.lerp_(counts.to(usage_ema.dtype), 1 - decay)
-    sum_ema.lerp_(sum_over_processes(sums), 1 - decay)
+    sum_ema.lerp_(sum_over_processes(sums) if joined else sums, 1 - decay)
     if smoothing:
         total = usage_ema.sum()
         smoothed = (usage_ema + smoothing) / (total + len(usage_ema) * smoothing) * total

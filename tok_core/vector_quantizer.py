@@ -21,6 +21,7 @@ from tok_core.full_float32 import full_float32
 from tok_core.kmeans import kmeans
 from tok_core.nearest_code import nearest_code
 from tok_core.online_clustering import online_clustering
+from tok_core.processes import from_first_process, sum_over_processes
 
 UPDATES = ("gradient", "ema", "clustering")
 
@@ -67,6 +68,10 @@ class VectorQuantizer(nn.Module):
         ema_smoothing: of ``"ema"``, see `tok_core.ema_codebook.update_ema_codebook`; 0 lets codes
             without latents stay, 1e-5 is what EnCodec and WavTokenizer were trained with.
         kmeans_iterations: of the k-means start.
+        official_rank0_ema: ``"ema"`` learns from the first process's latents alone, as EnCodec and
+            its heirs do (their statistics are never summed and the first copy wins).
+        official_double_ema: ``"ema"`` learns from every batch twice, before and after it is coded:
+            WavTokenizer's discriminator turn moves the codebook, too.
 
     Attributes:
         codebook: (K, D) parameter.
@@ -108,6 +113,8 @@ class VectorQuantizer(nn.Module):
         quantize_after_steps: int = 0,
         ema_smoothing: float = 0.0,
         kmeans_iterations: int = 10,
+        official_rank0_ema: bool = False,
+        official_double_ema: bool = False,
     ) -> None:
         super().__init__()
         _check_options(codebook_size, code_dim, update, ema_decay)
@@ -119,6 +126,8 @@ class VectorQuantizer(nn.Module):
         self.kmeans_start, self.dead_code_every = kmeans_start, dead_code_every
         self.straight_through, self.quantize_after_steps = straight_through, quantize_after_steps
         self.ema_smoothing, self.kmeans_iterations = ema_smoothing, kmeans_iterations
+        self.official_rank0_ema = official_rank0_ema
+        self.official_double_ema = official_double_ema and update == "ema"
         self.bypass = self.frozen = False
         start = torch.empty(codebook_size, code_dim).uniform_(-1 / codebook_size, 1 / codebook_size)
         self.codebook = nn.Parameter(start, requires_grad=update != "ema")
@@ -188,6 +197,8 @@ class VectorQuantizer(nn.Module):
         if learns and not bypass:
             self._start_codebook(flat)
             self._restart(flat)
+            if self.official_double_ema:
+                self._average(flat, self._codes(z).reshape(-1))
         codes = self._codes(z)
         code = self._rows(codes)
         statistics = codebook_statistics(codes, self.codebook_size)
@@ -268,10 +279,22 @@ class VectorQuantizer(nn.Module):
                 decay=self.ema_decay, l2_normalize=self.l2_normalize,
             )
         if self.update == "ema":
-            update_ema_codebook(
-                self.codebook, self.usage_ema, self.sum_ema, counts, codes.reshape(-1), flat,
-                decay=self.ema_decay, smoothing=self.ema_smoothing,
-            )
+            self._average(flat, codes.reshape(-1), counts)
+
+    @torch.no_grad()
+    def _average(self, flat: Tensor, codes: Tensor, counts: Tensor | None = None) -> None:
+        """Move the averages and the codes by a batch; ``counts`` are over all processes."""
+        alone = self.official_rank0_ema
+        if counts is None or alone:
+            counts = torch.bincount(codes, minlength=self.codebook_size)
+            counts = counts if alone else sum_over_processes(counts)
+        update_ema_codebook(
+            self.codebook, self.usage_ema, self.sum_ema, counts, codes, flat,
+            decay=self.ema_decay, smoothing=self.ema_smoothing, joined=not alone,
+        )
+        if alone:
+            for state in (self.codebook, self.usage_ema, self.sum_ema):
+                from_first_process(state)
 
     def _place(self, which: Tensor, vectors: Tensor) -> None:
         """Move codes ``which`` (M,) to ``vectors`` (M, D), forgetting what they averaged before."""

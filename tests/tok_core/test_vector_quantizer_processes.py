@@ -23,6 +23,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "clustering": {"update": "clustering", "l2_normalize": False},
     "clustering unit": {"update": "clustering", "l2_normalize": True},
 }
+# Learns from the first process alone.
+RANK0 = {"rank0": {"update": "ema", "ema_decay": 0.8, "official_rank0_ema": True}}
 STEPS, CODES, DIM = 6, 24, 4
 
 
@@ -34,7 +36,7 @@ def batch(step: int) -> torch.Tensor:
 def train(name: str, own: slice) -> dict[str, torch.Tensor]:
     """Return everything a run leaves behind: state, statistics, gradients."""
     torch.manual_seed(7)
-    quantizer = VectorQuantizer(CODES, DIM, **RECIPES[name]).train()
+    quantizer = VectorQuantizer(CODES, DIM, **(RECIPES | RANK0)[name]).train()
     learns = quantizer.codebook.requires_grad
     wrap = dist.is_initialized() and learns
     model = DistributedDataParallel(quantizer) if wrap else quantizer
@@ -64,7 +66,8 @@ def measure(own: slice, uneven: slice) -> dict[str, torch.Tensor]:
 
 def run(own: slice, uneven: slice) -> dict[str, dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
-    return {"measures": measure(own, uneven), **{name: train(name, own) for name in RECIPES}}
+    trained = {name: train(name, own) for name in RECIPES | RANK0}
+    return {"measures": measure(own, uneven), **trained}
 
 
 def work(rank: int, folder: str) -> None:
@@ -83,7 +86,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, t
     folder: Path = tmp_path_factory.mktemp("two_processes")
     mp.spawn(work, args=(str(folder),), nprocs=2)
     whole = slice(None)
-    return [run(whole, whole), *(torch.load(folder / f"{rank}.pt") for rank in (0, 1))]
+    alone = run(whole, whole) | {"rank0": train("rank0", slice(0, 20))}
+    return [alone, *(torch.load(folder / f"{rank}.pt") for rank in (0, 1))]
 
 
 @pytest.mark.parametrize("name", ["measures", *RECIPES])
@@ -103,3 +107,13 @@ def test_the_runs_did_something(runs: list[dict[str, dict[str, torch.Tensor]]]) 
         result = runs[0][name]
         assert not torch.equal(result["codebook/0"], result[f"codebook/{STEPS - 1}"]), name
     assert any(result["codebook/usage/5"] < 1 for result in list(runs[0].values())[1:])
+
+
+def test_rank0_ema_is_the_first_process_alone(
+    runs: list[dict[str, dict[str, torch.Tensor]]]
+) -> None:
+    alone, first, second = (each["rank0"] for each in runs)
+    for name in ("codebook", "usage_ema", "sum_ema"):
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], alone[name])
+    assert not torch.allclose(alone["codebook"], runs[0]["ema"]["codebook"])

@@ -85,7 +85,7 @@ def wrap_discriminator(objective: Objective, accelerator: Accelerator) -> nn.Mod
     with without_buffer_warning():
         return nn.parallel.DistributedDataParallel(
             step, device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
+            broadcast_buffers=False, find_unused_parameters=objective.staged,
         )
 
 

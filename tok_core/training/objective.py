@@ -33,6 +33,8 @@ class Objective(nn.Module):
     frozen_parts: tuple[str, ...] = ()
 
     discriminator: nn.Module | None
+    # Whether parts of the discriminator may be left out of a step.
+    staged: bool = False
 
     def __init__(self) -> None:
         super().__init__()
