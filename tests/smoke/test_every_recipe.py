@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from audio_tok.train import main as train_codec
 from tessera.cli import run
 from tok_core.loading import load
 from tok_core.run_config import read_recipe
@@ -21,7 +22,9 @@ from vision_tok.one_d_piece import OneDPiece
 
 pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "assets" / "configs").glob("*.yaml"))
+EVERY = sorted((ROOT / "assets" / "configs").glob("*.yaml"))
+CODECS = [path for path in EVERY if path.stem.startswith("wavtokenizer-")]
+RECIPES = [path for path in EVERY if path not in CODECS]
 STEPS = 12
 TEACHER = {"hidden_channels": 32, "channel_mult": [1, 1, 1, 1], "num_res_blocks": 1,
            "z_channels": 8}  # fmt: skip
@@ -96,6 +99,28 @@ def test_recipe_trains_and_its_model_works(path: Path, folder: Path) -> None:
     for picture in (folder / "photos").iterdir():
         with Image.open(out / picture.name) as made:
             assert made.size == (80, 60)
+
+
+SMALL_CODEC: dict[str, Any] = {
+    "encoder_width": 4, "latent_dim": 16, "codebook_size": 64, "width": 32, "hidden": 64,
+    "layers": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CODECS, ids=lambda path: path.stem)
+def test_codec_recipe_trains_and_its_model_works(path: Path, folder: Path) -> None:
+    settings: dict[str, Any] = {
+        "train.steps": STEPS, "train.batch_size": 4, "train.workers": 0, "train.device": "cpu",
+        "log.every": 4, "log.tracker": "none", "log.validate_every": 6, "validation_sounds": 2,
+        "schedule.warmup": 2, "data.segment": 9600, "data.source": "mixed", "data.mixture": "{}",
+        **{f"model.config.{key}": value for key, value in SMALL_CODEC.items()},
+    }  # fmt: skip
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    run_folder = folder / path.stem
+    assert train_codec(["--config", str(path), "--out", str(run_folder), *options]) == 0
+    model: Any = load(run_folder / "model")
+    x = torch.rand(1, 1, 7001) - 0.5
+    assert model.decode(model.encode(x)).shape == x.shape
 
 
 @pytest.mark.parametrize(
