@@ -61,12 +61,13 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	  "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
-$(VENV)/.setup-demo: EXTRAS := demo
-$(VENV)/.setup-test: EXTRAS := train,audio,demo,test
-$(VENV)/.setup-lint: EXTRAS := train,audio,demo,test,lint
-$(VENV)/.setup-bench: EXTRAS := train,demo,bench
+$(VENV)/.setup-demo: EXTRAS := audio,eval,demo
+$(VENV)/.setup-test: EXTRAS := train,audio,eval,demo,test
+$(VENV)/.setup-lint: EXTRAS := train,audio,eval,demo,test,lint
+$(VENV)/.setup-bench: EXTRAS := train,audio,demo,bench
 $(VENV)/.setup-dev: EXTRAS := dev
 $(VENV)/.setup-%: $(INPUTS) $(VENV)/.torch | $(BIN)/python
 	@echo "installing tessera-tokenizers[$(EXTRAS)]"
 	@$(PIP) $(EXTRA_INDEX) -e ".[$(EXTRAS)]"
+	@$(if $(findstring eval,$(EXTRAS)),$(PIP) pesq >/dev/null 2>&1 || echo "pesq did not build here; PESQ shows -")
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +13,15 @@ if TYPE_CHECKING:
     from tok_core.contract import Tokenizer
     from tok_core.token_file import TokenFile
 
-CODECS = {"image": "vision_tok.image_codec:ImageCodec"}
+CODECS = {
+    "image": "vision_tok.image_codec:ImageCodec",
+    "audio": "audio_tok.audio_codec:AudioCodec",
+}
+# Options of the command line that a codec may not know, as the user writes them.
+OPTIONS = {
+    "policy": "--policy", "tokens": "--tokens", "target_bytes": "--target-bytes",
+    "target_psnr": "--target-psnr", "channels": "--channels",
+}  # fmt: skip
 
 
 class Encoded(Protocol):
@@ -72,12 +81,19 @@ class MediaCodec(Protocol):
         ...
 
 
+def codec_class(sense: str) -> Any:
+    """Return the codec class of a sense, a key of `CODECS`."""
+    module, name = CODECS[sense].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def open_codec(model: Tokenizer, **options: Any) -> MediaCodec:
     """Return the codec of the model's sense.
 
     Args:
         model: a loaded tokenizer.
-        options: policy, budget and batch size; the codec checks them.
+        options: policy, channels, budget and batch size; None is left to the codec, which checks
+            the others.
 
     Raises:
         ConfigError: no command-line support for this sense, or an illegal option.
@@ -85,5 +101,14 @@ def open_codec(model: Tokenizer, **options: Any) -> MediaCodec:
     modality = model.spec.modality
     if modality not in CODECS:
         raise ConfigError(f"the commands know {', '.join(CODECS)}, not '{modality}'.")
-    module, name = CODECS[modality].split(":")
-    return getattr(importlib.import_module(module), name)(model, **options)
+    codec = codec_class(modality)
+    given = {name: value for name, value in options.items() if value is not None}
+    known = inspect.signature(codec).parameters
+    for name in given:
+        if name not in known:
+            legal = ", ".join(OPTIONS[other] for other in OPTIONS if other in known)
+            raise ConfigError(
+                f"{OPTIONS.get(name, name)} does not apply to {modality} files; legal here are "
+                f"{legal}."
+            )
+    return codec(model, **given)

@@ -10,7 +10,8 @@ from tok_core.errors import ConfigError, WeightsError, nearest
 if TYPE_CHECKING:
     from tok_core.contract import Autoencoder, Tokenizer
 
-DEFAULT_MODEL = "one-d-piece-tiny"
+DEFAULT_MODELS = {"image": "one-d-piece-tiny", "audio": "wavtokenizer-tiny"}
+DEFAULT_MODEL = DEFAULT_MODELS["image"]
 
 
 def shipped_models() -> dict[str, Path]:
@@ -22,6 +23,22 @@ def shipped_models() -> dict[str, Path]:
     except FileNotFoundError:
         return {}
     return {f.name: f for f in sorted(root.glob("*")) if (f / "config.json").is_file()}
+
+
+def default_model(sense: str) -> str:
+    """Return the name of the shipped model for "image" or "audio" files.
+
+    Raises:
+        WeightsError: this installation ships none.
+    """
+    name = DEFAULT_MODELS[sense]
+    shipped = shipped_models()
+    if name not in shipped:
+        raise WeightsError(
+            f"this installation ships no model for {sense} files ('{name}' is not in its assets); "
+            "name one with --model: a model folder or a hub id."
+        )
+    return name
 
 
 def find_model(name: str | None) -> str:

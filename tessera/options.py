@@ -17,6 +17,13 @@ class Policy(StrEnum):
     tile = "tile"
 
 
+class Channels(StrEnum):
+    """What happens to the channels of a sound."""
+
+    downmix = "downmix"
+    streams = "streams"
+
+
 Inputs = Annotated[
     list[str], typer.Argument(metavar="IN...", help="Files, folders or globs.", show_default=False)
 ]
@@ -28,19 +35,36 @@ Model = Annotated[
     ),
 ]  # fmt: skip
 Tokens = Annotated[
-    int | None, typer.Option("--tokens", "-t", metavar="N", help="Tokens per network input.")
-]
+    int | None,
+    typer.Option(
+        "--tokens", "-t", metavar="N",
+        help="Tokens per network input of a picture; of sound, per frame (codebook levels).",
+    ),
+]  # fmt: skip
 TargetBytes = Annotated[
     int | None,
     typer.Option("--target-bytes", metavar="N", help="Most bytes of the whole .tok file."),
 ]
 TargetPsnr = Annotated[
     float | None,
-    typer.Option("--target-psnr", metavar="DB", help="Fewest tokens that reach this PSNR."),
+    typer.Option(
+        "--target-psnr", metavar="DB", help="Fewest tokens that reach this PSNR (pictures)."
+    ),
 ]
 PolicyOption = Annotated[
-    Policy, typer.Option("--policy", "-p", help="For pictures of another size than the network's.")
-]
+    Policy | None,
+    typer.Option(
+        "--policy", "-p", show_default="resize",
+        help="For pictures of another size than the network's.",
+    ),
+]  # fmt: skip
+ChannelsOption = Annotated[
+    Channels | None,
+    typer.Option(
+        "--channels", "-c", show_default="downmix",
+        help="For sound: one set of tokens, or one for each channel.",
+    ),
+]  # fmt: skip
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", "-b", min=1, help="Network inputs per call.")

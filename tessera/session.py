@@ -34,19 +34,21 @@ class Session:
         """Check that the inputs exist, load the model and open its codec.
 
         Args:
-            model: shipped name, folder or hub id; None is the shipped default.
+            model: shipped name, folder or hub id; None is the shipped default for these files.
             inputs: files, folders, globs as the user gave them.
             device: ``auto``, ``cpu``, ...
             batch_size: network inputs per call.
-            options: for the codec: ``policy`` and one budget.
+            options: for the codec: ``policy`` or ``channels`` and one budget; None is its default.
         """
         files.check_inputs(inputs)
-        from tessera.models import DEFAULT_MODEL, load_tokenizer
+        from tessera.models import default_model, load_tokenizer
+        from tessera.senses import sense_of
 
+        model = default_model(sense_of(inputs)) if model is None else model
         tokenizer = load_tokenizer(model, device=device)
         codec = open_codec(tokenizer, batch_size=batch_size, **options)
         facts = {
-            "model": model or DEFAULT_MODEL,
+            "model": model,
             "class": type(tokenizer).__name__,
             "code_hash": tokenizer.code_hash(),
             "device": str(tokenizer.device),

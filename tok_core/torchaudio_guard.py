@@ -9,9 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+# Threads that read files need it at the same time; half an import must not pass for a whole one.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def guard_torchaudio() -> None:
@@ -24,15 +28,16 @@ def guard_torchaudio() -> None:
     Example:
         >>> guard_torchaudio()
     """
-    if "torchaudio" in sys.modules or importlib.util.find_spec("torchaudio") is None:
-        return
-    try:
-        importlib.import_module("torchaudio")
-    except OSError:
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchaudio"]:
-            del sys.modules[name]
-        sys.modules["torchaudio._extension"] = _extension_not_available()
-        importlib.import_module("torchaudio")
+    with _ONE_AT_A_TIME:
+        if "torchaudio" in sys.modules or importlib.util.find_spec("torchaudio") is None:
+            return
+        try:
+            importlib.import_module("torchaudio")
+        except OSError:
+            for name in [n for n in sys.modules if n.split(".")[0] == "torchaudio"]:
+                del sys.modules[name]
+            sys.modules["torchaudio._extension"] = _extension_not_available()
+            importlib.import_module("torchaudio")
 
 
 def _extension_not_available() -> ModuleType:

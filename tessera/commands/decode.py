@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 Output = Annotated[
     str,
-    typer.Option("--output", "-o", metavar="OUT", help="A file such as out.png, or a folder."),
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="A file such as out.png or out.wav, or a folder."
+    ),
 ]
 
 
@@ -28,7 +30,7 @@ def decode(
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Turn token files (.tok) back into pictures of their original size.
+    """Turn token files (.tok) back into pictures or sounds of their original size.
 
     [bold]tessera decode tokens/ -o pictures/ --format webp[/bold]
     """
@@ -40,7 +42,9 @@ def decode(
     codec = session.codec
     suffix = o.chosen_format(format, codec.writable, codec.default_suffix)
     plan = session.plan(inputs, output, {TOKEN_SUFFIX}, suffix, legal=codec.writable, force=force)
-    code_hash, vocabulary = session.tokenizer.code_hash(), session.tokenizer.spec.vocabulary
+    code_hash, entries = session.tokenizer.code_hash(), session.tokenizer.spec.vocabulary
+    # Equal tables need no table per factor: which axis the factors lie on is the codec's affair.
+    vocabulary = entries[:1] if len(set(entries)) == 1 else entries
 
     def read(path: Path) -> TokenFile:
         file = read_token_file(path, expect_code_hash=code_hash, vocabulary=vocabulary)

@@ -1,4 +1,4 @@
-"""``tessera demo``: photographs to tokens and back, with pictures, a table and a plot."""
+"""``tessera demo``: photographs and sentences to tokens and back, with pictures and tables."""
 
 from __future__ import annotations
 
@@ -19,33 +19,39 @@ Budgets = Annotated[
         show_default="an eighth, a quarter, half and all",
     ),
 ]  # fmt: skip
-Pictures = Annotated[
+Files = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PICTURE...]", help="Your own pictures.", show_default="the held-out photographs"
+        metavar="[FILE...]", help="Your own pictures and sounds.",
+        show_default="the held-out photographs and sentences",
     ),
+]  # fmt: skip
+PolicyOption = Annotated[
+    o.Policy,
+    typer.Option("--policy", "-p", help="For pictures of another size than the network's."),
 ]
 
 
 def demo(
-    pictures: Pictures = None,
+    files: Files = None,
     output: Output = Path("tessera_demo"),
     model: o.Model = None,
     tokens: Budgets = None,
-    policy: o.PolicyOption = o.Policy.tile,
+    policy: PolicyOption = o.Policy.tile,
     device: o.Device = "auto",
     batch_size: o.BatchSize = 16,
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
-    """Encode photographs that no model was trained on, at several budgets, and show the result.
+    """Encode photographs and sentences that no model was trained on, and show the result.
 
-    Writes token files, decoded pictures, a grid, a rate-distortion plot and results.json.
+    Writes token files, decoded pictures and sounds, a grid, a rate-distortion plot, spectrograms
+    and results.json.
     """
     import json as json_module
 
-    from tessera import files, report
-    from tessera.demo_images import image_demo
+    from tessera import report
+    from tessera.files import check_inputs, make_folder
     from tok_core.atomic_write import write_bytes
     from tok_core.errors import ConfigError, TesseraError
 
@@ -61,13 +67,27 @@ def demo(
             f"'{output}' holds the results of another demo; nothing is overwritten without "
             "--force (or give another --output)."
         )
-    files.make_folder(output)
-    sections = [
-        image_demo(
-            output, pictures=pictures, model=model, budgets=budgets, policy=policy.value,
-            device=device, batch_size=batch_size,
+    check_inputs(files or [])
+    make_folder(output)
+    chosen = _senses(files, model)
+    sections = []
+    if "image" in chosen:
+        from tessera.demo_images import image_demo
+
+        sections.append(
+            image_demo(
+                output, pictures=chosen["image"], model=model, budgets=budgets,
+                policy=policy.value, device=device, batch_size=batch_size,
+            )
+        )  # fmt: skip
+    if "audio" in chosen:
+        from tessera.demo_audio import audio_demo
+
+        sections.append(
+            audio_demo(
+                output, sounds=chosen["audio"], model=model, device=device, batch_size=batch_size
+            )
         )
-    ]  # fmt: skip
     document = {section.title: section.facts for section in sections}
     text = json_module.dumps(report.finite(document), indent=2) + "\n"
     write_bytes(results, text.encode(), force=True)
@@ -79,3 +99,32 @@ def demo(
         for file in [*section.files, results]:
             report.say(f"wrote {file}")
     return 0
+
+
+def _senses(files: list[str] | None, model: str | None) -> dict[str, list[str] | None]:
+    """Return the senses to show and the user's files of each; None are the packaged ones.
+
+    Raises:
+        TesseraError: only sounds are given and they cannot be shown.
+    """
+    from tessera import report
+    from tessera.demo_audio import why_not
+    from tessera.modality import CODECS
+    from tessera.models import load_tokenizer
+    from tessera.senses import files_of
+    from tok_core.errors import TesseraError
+
+    chosen: dict[str, list[str] | None] = dict.fromkeys(CODECS)
+    if files:
+        chosen = {sense: found for sense in CODECS if (found := files_of(sense, files))}
+        chosen = chosen or {"image": files}  # whose own demo says what is wrong with them
+    if model is not None and len(chosen) > 1:
+        sense = load_tokenizer(model).spec.modality
+        chosen = {sense: chosen.get(sense)}
+    reason = why_not(model) if "audio" in chosen else None
+    if reason is not None:
+        del chosen["audio"]
+        if not chosen:
+            raise TesseraError(f"{reason}.")
+        report.say(reason)
+    return chosen

@@ -23,7 +23,8 @@ def encode(
     tokens: o.Tokens = None,
     target_bytes: o.TargetBytes = None,
     target_psnr: o.TargetPsnr = None,
-    policy: o.PolicyOption = o.Policy.resize,
+    policy: o.PolicyOption = None,
+    channels: o.ChannelsOption = None,
     device: o.Device = "auto",
     batch_size: o.BatchSize = 16,
     json: o.Json = False,
@@ -34,15 +35,16 @@ def encode(
     The budget is one of --tokens, --target-bytes (the whole file) and --target-psnr; without any,
     every token is kept.
 
-    [bold]tessera encode photos/ -o tokens/ --tokens 64[/bold]
+    [bold]tessera encode photos/ -o tokens/ --tokens 64[/bold] or
+    [bold]tessera encode speech.wav -o speech.tok[/bold]
     """
     from tessera.pipeline import Row, Steps
     from tessera.session import TOKEN_SUFFIX, Session, named
     from tok_core.token_file import write_token_file
 
     session = Session.open(
-        model, inputs=inputs, device=device, batch_size=batch_size, policy=policy.value,
-        tokens=tokens, target_bytes=target_bytes, target_psnr=target_psnr,
+        model, inputs=inputs, device=device, batch_size=batch_size, policy=policy,
+        channels=channels, tokens=tokens, target_bytes=target_bytes, target_psnr=target_psnr,
     )  # fmt: skip
     codec = session.codec
     plan = session.plan(

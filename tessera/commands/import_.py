@@ -18,9 +18,13 @@ class Family(StrEnum):
     """Whose checkpoints; each family has an importer of its own."""
 
     titok = "titok"
+    wavtokenizer = "wavtokenizer"
 
 
-IMPORTERS = {Family.titok: "vision_tok.import_titok:import_titok"}
+IMPORTERS = {
+    Family.titok: "vision_tok.import_titok:import_titok",
+    Family.wavtokenizer: "audio_tok.import_wav_tokenizer:import_wav_tokenizer",
+}
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="The official file, folder or hub id.")
 ]
@@ -33,15 +37,19 @@ Config = Annotated[
     ),
 ]  # fmt: skip
 FamilyOption = Annotated[
-    Family, typer.Option("--family", help="titok: TiTok, One-D-Piece, TA-TiTok, MaskGIT-VQGAN.")
-]
+    Family | None,
+    typer.Option(
+        "--family", show_default="wavtokenizer for .ckpt, else titok",
+        help="titok: TiTok, One-D-Piece, TA-TiTok, MaskGIT-VQGAN; wavtokenizer: WavTokenizer.",
+    ),
+]  # fmt: skip
 
 
 def import_checkpoint(
     checkpoint: Checkpoint,
     output: Output,
     config: Config = None,
-    family: FamilyOption = Family.titok,
+    family: FamilyOption = None,
     json: o.Json = False,
     force: o.Force = False,
 ) -> int:
@@ -60,8 +68,13 @@ def import_checkpoint(
         raise TesseraError(f"'{output}' exists; nothing is overwritten without --force.")
     if config is not None and not config.is_file():
         raise ConfigError(f"there is no config file '{config}'.")
+    if family is None:
+        family = Family.wavtokenizer if _holds_lightning(Path(checkpoint)) else Family.titok
+    if family is Family.wavtokenizer and config is not None:
+        raise ConfigError("WavTokenizer's sizes follow from its tensors; leave --config out.")
     module, name = IMPORTERS[family].split(":")
-    model = getattr(importlib.import_module(module), name)(checkpoint, config)
+    read = getattr(importlib.import_module(module), name)
+    model = read(checkpoint) if family is Family.wavtokenizer else read(checkpoint, config)
     save_whole(model, output)
     facts: dict[str, Any] = {
         "source": checkpoint,
@@ -75,6 +88,11 @@ def import_checkpoint(
     else:
         print(f"{facts['class']} with {facts['parameters']:,} parameters is in {output}")
     return 0
+
+
+def _holds_lightning(path: Path) -> bool:
+    """Whether a file, or the folder's only weights, are a Lightning checkpoint (.ckpt)."""
+    return path.suffix == ".ckpt" or (path.is_dir() and any(path.glob("*.ckpt")))
 
 
 def save_whole(model: Autoencoder, output: Path) -> None:

@@ -73,6 +73,8 @@ def _token_file(path: Path) -> dict[str, Any]:
     if len(file.extent) == 2:
         facts["bits per pixel"] = round(file.bits_per_pixel, 5)
     elif file.sample_rate:
+        facts["sample rate"] = file.sample_rate
+        facts["seconds"] = round(file.extent[0] / file.sample_rate, 4)
         facts["bits per second"] = round(file.bits_per_second, 1)
     return {key: value for key, value in facts.items() if value is not None}
 
@@ -116,12 +118,13 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _installed() -> dict[str, Any]:
-    from tessera.models import DEFAULT_MODEL, shipped_models
+    from tessera.models import DEFAULT_MODEL, DEFAULT_MODELS, shipped_models
     from tok_core.loading import model_classes
 
     return {
         "shipped": {name: str(folder) for name, folder in shipped_models().items()},
         "default": DEFAULT_MODEL,
+        "defaults": DEFAULT_MODELS,
         "classes": {name: point.value for name, point in sorted(model_classes().items())},
     }
 
@@ -129,7 +132,8 @@ def _installed() -> dict[str, Any]:
 def _print_installed(facts: dict[str, Any]) -> None:
     print("Shipped models (for --model):")
     for name, folder in facts["shipped"].items():
-        mark = "  (default)" if name == facts["default"] else ""
+        senses = [sense for sense, default in facts["defaults"].items() if default == name]
+        mark = f"  (default for {senses[0]} files)" if senses else ""
         print(f"  {name}{mark}  {folder}")
     if not facts["shipped"]:
         print("  none")

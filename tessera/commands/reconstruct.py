@@ -15,7 +15,7 @@ Output = Annotated[
     str | None,
     typer.Option(
         "--output", "-o", metavar="OUT", show_default="only the table",
-        help="A file such as out.png, or a folder.",
+        help="A file such as out.png or out.wav, or a folder.",
     ),
 ]  # fmt: skip
 
@@ -27,7 +27,8 @@ def reconstruct(
     tokens: o.Tokens = None,
     target_bytes: o.TargetBytes = None,
     target_psnr: o.TargetPsnr = None,
-    policy: o.PolicyOption = o.Policy.resize,
+    policy: o.PolicyOption = None,
+    channels: o.ChannelsOption = None,
     format: o.Format = None,
     device: o.Device = "auto",
     batch_size: o.BatchSize = 16,
@@ -36,7 +37,8 @@ def reconstruct(
 ) -> int:
     """Encode, decode and compare: what the tokens keep, at what size.
 
-    [bold]tessera reconstruct photo.jpg -o again.png --target-psnr 24[/bold]
+    [bold]tessera reconstruct photo.jpg -o again.png --target-psnr 24[/bold] or
+    [bold]tessera reconstruct speech.wav -o again.flac[/bold]
     """
     from tessera.pipeline import Row, Steps
     from tessera.session import Session, named
@@ -44,8 +46,9 @@ def reconstruct(
     from tok_core.token_file import dumps
 
     session = Session.open(
-        model, inputs=inputs, device=device, batch_size=batch_size, policy=policy.value,
-        tokens=tokens, target_bytes=target_bytes, target_psnr=target_psnr, keep_original=True,
+        model, inputs=inputs, device=device, batch_size=batch_size, policy=policy,
+        channels=channels, tokens=tokens, target_bytes=target_bytes, target_psnr=target_psnr,
+        keep_original=True,
     )  # fmt: skip
     codec = session.codec
     suffix = o.chosen_format(format, codec.writable, codec.default_suffix)

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-PROGRAMS = {"image": "vision_tok.train"}
+PROGRAMS = {"image": "vision_tok.train", "audio": "audio_tok.train"}
 
 
 class Sense(StrEnum):
     """Which training program runs."""
 
     image = "image"
+    audio = "audio"
 
 
 def train(
@@ -24,7 +25,8 @@ def train(
     """Train a tokenizer: all options go to the training program (see tessera train --help).
 
     [bold]tessera train --config one_d_piece_tiny.yaml --data photos/[/bold]; on several devices
-    [bold]accelerate launch -m vision_tok.train ...[/bold]
+    [bold]accelerate launch -m vision_tok.train ...[/bold]. Sound:
+    [bold]tessera train --modality audio --config wavtokenizer_tiny.yaml --data mixed[/bold]
     """
     import importlib
     import importlib.util
