@@ -37,7 +37,11 @@ class ConvNeXtBlock1d(nn.Module):
 
     def forward(self, x: Tensor, row: Tensor) -> Tensor:
         """Refine the frames."""
-        y = self.narrow(F.gelu(self.widen(self.norm(self.depthwise(x), row))))
+        return self.refine(x, self.depthwise(x), row)
+
+    def refine(self, x: Tensor, neighbours: Tensor, row: Tensor) -> Tensor:
+        """Finish the block from its input and the output of its depthwise convolution."""
+        y = self.narrow(F.gelu(self.widen(self.norm(neighbours, row))))
         return torch.addcmul(x, y, self.gamma)
 
 
