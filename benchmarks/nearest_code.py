@@ -17,8 +17,6 @@ one call above its size before it, read from the kernel (Linux with glibc only).
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import platform
@@ -28,6 +26,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from _measure import extra_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -51,24 +51,6 @@ def best_ms(functions: list[Callable[[], Any]], seconds: float = 3.0) -> list[fl
             best[i] = min(best[i], (time.perf_counter() - start) * 1e3)
         calls += 1
     return best
-
-
-def resident(field: str) -> int:
-    """Return VmRSS (now) or VmHWM (peak) of this process in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}; memory is measured on Linux only")
-
-
-def extra_bytes(function: Callable[[], Any]) -> int:
-    """Return the peak resident size during one call above the size before it."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier calls freed must not serve this one
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident("VmRSS")
-    function()
-    return resident("VmHWM") - before
 
 
 def contenders(n: int, k: int, d: int) -> dict[str, Callable[[], Any]]:

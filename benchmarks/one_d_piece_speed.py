@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _measure import alternate, matmul_peak, processor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -185,28 +184,6 @@ def operations(plain: PlainOneDPiece, batch: int) -> dict[str, float]:
     return counts
 
 
-def alternate(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the best seconds of each, run in turns so that noise meets all of them."""
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(repeats + 1):  # the first round only warms up
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def matmul_peak(dtype: torch.dtype) -> float:
-    """Return the best GFLOP/s of one 2048-cubed product through MKL or oneDNN."""
-    a, b = torch.randn(2048, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
-    picture = a.view(1, 2048, 1, 2048).permute(0, 3, 1, 2)
-    runs: dict[str, Callable[[], object]] = {
-        "linear": lambda: F.linear(a, b),
-        "convolution": lambda: F.conv2d(picture, b.view(2048, 2048, 1, 1)),
-    }
-    return 2 * 2048**3 / min(alternate(runs, 8).values()) / 1e9
-
-
 @torch.inference_mode()
 def measure(batch: int, repeats: int) -> dict[str, Any]:
     """Run everything once and return the table as JSON values."""
@@ -239,19 +216,13 @@ def measure(batch: int, repeats: int) -> dict[str, Any]:
     both = {who: sum(row[f"{who}_seconds"] for row in full) for who in ("plain", "ours")}
     return {
         "batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "processor": _processor(), "largest_picture_error": float(error),
+        "processor": processor(), "largest_picture_error": float(error),
         "matmul_peak_gflops": {
             "float32": matmul_peak(torch.float32), "bfloat16": matmul_peak(torch.bfloat16),
         },
         "rows": rows, "speedup_encode_and_decode_float32": both["plain"] / both["ours"],
         "target": TARGET,
     }  # fmt: skip
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:
