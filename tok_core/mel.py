@@ -94,10 +94,13 @@ def log_mel_distance(a: Tensor, b: Tensor, *, floor: float = FLOOR) -> Tensor:
 class MultiResolutionMel(nn.Module):
     """Mean log mel distance over several windows, each stepping by a quarter of itself.
 
-    Short windows hear onsets, long ones pitch. Magnitudes under 1e-5 count as silence.
+    Short windows hear onsets, long ones pitch.
 
     Args:
         rate: in Hz. sizes: windows in samples. bins: mel bands for each.
+        silence: in dB below a sine of full scale: whatever is quieter is silence, so that the loss
+            does not go into the noise of pauses, whose every frame is another. None: magnitudes
+            under 1e-5, as published, about 150 dB below.
 
     Source: Kumar et al. 2023, arXiv 2306.06546, section 3.4 (several windows).
 
@@ -105,8 +108,13 @@ class MultiResolutionMel(nn.Module):
         >>> MultiResolutionMel(24000, [512, 2048], [40, 100])(x, y)  # doctest: +SKIP
     """
 
-    def __init__(self, rate: int, sizes: Sequence[int], bins: Sequence[int]) -> None:
+    def __init__(
+        self, rate: int, sizes: Sequence[int], bins: Sequence[int], silence: float | None = None
+    ) -> None:
         super().__init__()
+        if silence is not None and silence <= 0:
+            raise ConfigError(f"silence is {silence} dB; give dB below full scale, such as 70.")
+        self.silence = silence
         if len(sizes) != len(bins) or not sizes:
             raise ConfigError(
                 f"windows {list(sizes)} and mel bands {list(bins)} came in; legal is one number of "
@@ -119,5 +127,11 @@ class MultiResolutionMel(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the distance of two batches (B, 1, T), a scalar."""
-        each = [log_mel_distance(mel(x), mel(y), floor=1e-5) for mel in self.mels]
+        each = [
+            log_mel_distance(mel(x), mel(y), floor=self._floor(int(mel.n_fft))) for mel in self.mels
+        ]
         return torch.stack(each).mean()
+
+    def _floor(self, n_fft: int) -> float:
+        # n_fft / 4 is the peak of a sine under a Hann window.
+        return 1e-5 if self.silence is None else n_fft / 4 * 10.0 ** (-self.silence / 20)

@@ -189,3 +189,19 @@ def test_import_takes_widths_from_the_tensors_and_is_strict() -> None:
         import_discriminators(state, options)
     with pytest.raises(WeightsError, match="holds no multiperioddisc"):
         import_discriminators({})
+
+
+def test_multi_mel_silence_leaves_the_noise_of_pauses_out():
+    time = torch.arange(24000) / 24000
+    tone = 0.5 * torch.sin(2 * torch.pi * 440 * time)[None, None]
+    a, b = (1e-5 * torch.randn(1, 1, 24000, generator=seeded) for seeded in _two_generators())
+    published, deaf = (MultiResolutionMel(24000, [1024], [80], s) for s in (None, 70.0))
+    assert published(a, b) > 0.1
+    assert deaf(a, b) == 0
+    assert deaf(tone, 0.5 * tone) > 0.01
+    with pytest.raises(ConfigError, match="70"):
+        MultiResolutionMel(24000, [1024], [80], -70.0)
+
+
+def _two_generators():
+    return torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)

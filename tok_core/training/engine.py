@@ -326,6 +326,7 @@ def _adamw(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         decay_groups(module.named_parameters(), config.weight_decay),
         lr=config.lr, betas=config.betas, eps=config.eps,
+        fused=True,  # one pass over memory; a tiny codec's step became a fifth shorter
     )
 
 
