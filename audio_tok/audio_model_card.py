@@ -45,7 +45,7 @@ nor the voices occur in training. They use {codes_used} of {codebook} codes.
 
 ## While it trained
 
-The fixed validation clips; the adversarial terms {adversarial}.
+The fixed validation clips; the adversarial terms {adversarial}.{stages}
 
 | step | mel distance | SI-SDR (dB) | STOI | PESQ |
 |---:|---:|---:|---:|---:|
@@ -123,7 +123,7 @@ def _card(
         seconds=data["segment"] / data["sample_rate"], hours=f"{seconds / 60:.0f} minutes",
         machine=machine, sentences=scores["sentences"], total=scores["seconds"],
         codes_used=scores["codes_used"], codebook=spec.vocabulary[0],
-        adversarial=_adversarial(lines),
+        adversarial=_adversarial(lines), stages=_stages(lines),
         rows="\n".join(_row(line) for line in lines if "validation/mel_distance" in line),
         **{name: _number(scores[name]) for name in MEASURES},
     )  # fmt: skip
@@ -134,6 +134,26 @@ def _adversarial(lines: list[dict[str, Any]]) -> str:
     steps = [line["step"] for line in lines
              if any(key.startswith("discriminator/") for key in line)]
     return f"act from about step {min(steps)} on" if steps else "were never switched on"
+
+
+def _stages(lines: list[dict[str, Any]]) -> str:
+    """Compare the last scores before the adversarial stage with those at its end."""
+    first = min((line["step"] for line in lines
+                 if any(key.startswith("discriminator/") for key in line)), default=None)
+    scored = [line for line in lines if "validation/mel_distance" in line]
+    before = [line for line in scored if first is not None and line["step"] < first]
+    if not before or scored[-1] is before[-1]:
+        return ""
+    old, new = before[-1], scored[-1]
+    parts = [
+        f"{title} {_number(old.get(key))} before and {_number(new.get(key))} after"
+        for title, key in (("mel distance", "validation/mel_distance"),
+                           ("PESQ", "validation/pesq"), ("STOI", "validation/stoi"))
+    ]
+    return (
+        f"\nBefore (step {old['step']}) and after it (step {new['step']}; the learning rate fell "
+        f"as well):\n{', '.join(parts)}."
+    )
 
 
 def _row(line: dict[str, Any]) -> str:

@@ -49,8 +49,8 @@ class AudioObjectiveConfig:
     Attributes:
         sample_rate: of data and model, in Hz.
         mel_weight, mel_start, mel_n_fft, mel_hop, mel_bins: of ``loss/mel``.
-        multi_mel_weight, multi_mel_start, multi_mel_sizes, multi_mel_bins, multi_mel_silence: of
-            ``loss/multi_mel``, see `tok_core.mel.MultiResolutionMel`.
+        multi_mel_weight, multi_mel_start, multi_mel_sizes, multi_mel_bins, multi_mel_silence,
+            multi_mel_magnitudes: of ``loss/multi_mel``, see `tok_core.mel.MultiResolutionMel`.
         commitment_weight, commitment_start: of all the quantizer's own terms.
         shortened_weight: of the same terms, discriminators left out, on the sound decoded from a
             prefix of the levels, where tail drop trains jointly.
@@ -70,6 +70,7 @@ class AudioObjectiveConfig:
     multi_mel_sizes: tuple[Size, ...] = (512, 1024, 2048)
     multi_mel_bins: tuple[Size, ...] = (40, 80, 100)
     multi_mel_silence: float | None = None
+    multi_mel_magnitudes: Weight = 0.0
     commitment_weight: Weight = 1000.0
     commitment_start: Count = 0
     shortened_weight: Weight = 1.0
@@ -127,8 +128,9 @@ class AudioObjective(Objective):
         rate = config.sample_rate
         self.mel = MelSpectrogram(rate, config.mel_n_fft, config.mel_hop, config.mel_bins)
         self.multi_mel = MultiResolutionMel(
-            rate, config.multi_mel_sizes, config.multi_mel_bins, config.multi_mel_silence
-        )
+            rate, config.multi_mel_sizes, config.multi_mel_bins, config.multi_mel_silence,
+            config.multi_mel_magnitudes,
+        )  # fmt: skip
         # Frozen networks stand beside the discriminator, out of every optimizer; their random
         # weights are part of the run's state all the same.
         still = config.official_frozen_dac and config.dac.enabled

@@ -101,6 +101,8 @@ class MultiResolutionMel(nn.Module):
         silence: in dB below a sine of full scale: whatever is quieter is silence, so that the loss
             does not go into the noise of pauses, whose every frame is another. None: magnitudes
             under 1e-5, as published, about 150 dB below.
+        magnitudes: weight of the difference of the magnitudes themselves, as a share of their sum,
+            beside that of their logarithms: it holds what is loud, which carries the words.
 
     Source: Kumar et al. 2023, arXiv 2306.06546, section 3.4 (several windows).
 
@@ -109,12 +111,13 @@ class MultiResolutionMel(nn.Module):
     """
 
     def __init__(
-        self, rate: int, sizes: Sequence[int], bins: Sequence[int], silence: float | None = None
-    ) -> None:
+        self, rate: int, sizes: Sequence[int], bins: Sequence[int], silence: float | None = None,
+        magnitudes: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         if silence is not None and silence <= 0:
             raise ConfigError(f"silence is {silence} dB; give dB below full scale, such as 70.")
-        self.silence = silence
+        self.silence, self.magnitudes = silence, magnitudes
         if len(sizes) != len(bins) or not sizes:
             raise ConfigError(
                 f"windows {list(sizes)} and mel bands {list(bins)} came in; legal is one number of "
@@ -127,9 +130,14 @@ class MultiResolutionMel(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the distance of two batches (B, 1, T), a scalar."""
-        each = [
-            log_mel_distance(mel(x), mel(y), floor=self._floor(int(mel.n_fft))) for mel in self.mels
-        ]
+        each = []
+        for mel in self.mels:
+            a, b = mel(x), mel(y)
+            distance = log_mel_distance(a, b, floor=self._floor(int(mel.n_fft)))
+            if self.magnitudes:
+                whole = a.sum((1, 2)).clamp(min=1.0)  # a silent sound has no share to take
+                distance = distance + self.magnitudes * ((a - b).abs().sum((1, 2)) / whole).mean()
+            each.append(distance)
         return torch.stack(each).mean()
 
     def _floor(self, n_fft: int) -> float:

@@ -1,0 +1,203 @@
+"""Latent perturbation against outputs of the official function, and the annealing schedules.
+
+Cases, grid points and schedules are read from the keys and from ``config.json``; sizes from the
+tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tok_core.codebook import Codebook
+from tok_core.latent_perturbation import (
+    Draws,
+    Perturbation,
+    PerturbationAnnealing,
+    around_code,
+    around_latent,
+    first_items,
+    perturb,
+    perturbed_latents,
+    replace_codes,
+)
+from tok_core.nearest_code import nearest_code
+from tok_core.neighbour_table import nearest_neighbours, neighbour_table
+from tok_core.token_spec import Axis, TokenSpec
+
+ROOT = Path(__file__).parents[2]
+PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
+FOLDER = PARITY / "robusttok" / "perturbation"
+if not (FOLDER / "io.safetensors").is_file():
+    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+
+IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
+CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
+CASES = sorted({key.rpartition(".")[0] for key in IO if key.endswith(".effective_rank")})
+# A grid point's metric is the last part of its prefix: l2 (normalised) or raw.
+POINTS = sorted({key.rpartition(".")[0] for key in IO if ".index_neighbours_of_" in key})
+INDICES = [
+    (name, key)
+    for name in CASES
+    for key in ("nearest_index", "candidate_index_all_images", "final_index")
+    if f"{name}.{key}" in IO
+]
+SCHEDULES = CONFIG.get("annealing_official", {})
+FORWARD = 1e-4
+
+
+def rows(z: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, L, C), row by row."""
+    return z.flatten(2).transpose(1, 2)
+
+
+def book(prefix: str, normalised: bool) -> Codebook:
+    return Codebook(IO[f"{prefix}.codebook"], "cosine" if normalised else "l2")
+
+
+@cache
+def case(name: str) -> dict[str, Any]:
+    """Everything our side computes from a case's inputs."""
+    setting = CONFIG["cases"][name]
+    codebook = book(name, setting["l2_normalise"])
+    z = rows(IO[f"{name}.z"])
+    nearest = nearest_code(z.flatten(0, 1), codebook.vectors, metric=codebook.metric)
+    nearest = nearest.view(z.shape[:2])
+    chance = IO[f"{name}.draw_prob"].view_as(nearest)
+    rank = IO[f"{name}.draw_rank"].view_as(nearest)
+    candidates = around_latent(z, rank, codebook)
+    every = replace_codes(nearest, candidates, chance, alpha=setting["alpha"])
+    items = first_items(len(z), setting["beta"])
+    some = replace_codes(nearest, candidates, chance, alpha=setting["alpha"], items=items)
+    return {
+        "setting": setting, "codebook": codebook, "items": items,
+        "nearest_index": nearest, "candidate_index_all_images": every.codes,
+        "final_index": some.codes, "changed": some.changed,
+    }  # fmt: skip
+
+
+def test_every_kind_is_there() -> None:
+    assert {key for _, key in INDICES} >= {"candidate_index_all_images", "final_index"}
+    assert POINTS
+    assert SCHEDULES
+
+
+@pytest.mark.parametrize(("name", "key"), INDICES)
+def test_indices(name: str, key: str) -> None:
+    ours = case(name)[key]
+    assert torch.equal(ours, IO[f"{name}.{key}"].view_as(ours))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_chosen_items_and_changes(name: str) -> None:
+    found = case(name)
+    if "perturbed_images" in found["setting"]:
+        assert int(found["items"].sum()) == found["setting"]["perturbed_images"]
+    final = IO[f"{name}.final_index"].view_as(found["changed"])
+    assert torch.equal(found["changed"], final != found["nearest_index"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks(name: str) -> None:
+    """The candidates stand at the official rank of the whole ascending neighbourhood."""
+    found = case(name)
+    z, delta = rows(IO[f"{name}.z"]), found["setting"]["delta"]
+    near = nearest_neighbours(z, found["codebook"], delta)
+    rank = IO[f"{name}.effective_rank"].view(z.shape[:2])
+    ours = near.gather(-1, rank[..., None])[..., 0]
+    assert torch.equal(ours, IO[f"{name}.candidate_index_all_images"].view_as(ours))
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if f"{n}.z_q_out" in IO])
+def test_latents_and_gradient(name: str) -> None:
+    found = case(name)
+    leaf = IO[f"{name}.z"].clone().requires_grad_()
+    vectors = IO[f"{name}.codebook"].clone().requires_grad_()
+    codebook = Codebook(vectors, found["codebook"].metric)
+    z = rows(leaf)
+    raw = torch.nn.functional.normalize(z, dim=-1) if codebook.metric == "cosine" else z
+    # The clean tensor is itself straight through, so its items pass their gradient on, too.
+    clean = raw + (rows(IO[f"{name}.z_q_clean"]) - raw).detach()
+    out = perturbed_latents(z, clean, found["final_index"], codebook, found["items"])
+    grid = out.transpose(1, 2).view_as(leaf)
+    assert float((grid - IO[f"{name}.z_q_out"]).detach().abs().max()) <= FORWARD
+    (grid * IO[f"{name}.grad_G"]).sum().backward()
+    expected = IO[f"{name}.grad_z"]
+    assert leaf.grad is not None
+    assert float((leaf.grad - expected).abs().max()) <= 1e-3 * float(expected.abs().max())
+    assert vectors.grad is None or not bool(vectors.grad.any())
+
+
+def grid_point(name: str) -> tuple[dict[str, Any], Codebook, Tensor, Tensor, Tensor]:
+    top, point, metric = name.split(".")
+    setting = CONFIG["pfid_grid"][int(point.removeprefix("grid"))]
+    codebook = book(top, metric == "l2")
+    clean = IO[f"{top}.clean_index"]
+    chance = IO[f"{name}.draw_prob"].view_as(clean)
+    return setting, codebook, clean, chance, IO[f"{name}.draw_rank"].view_as(clean)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_neighbours_of_the_code(name: str) -> None:
+    setting, codebook, clean, chance, rank = grid_point(name)
+    table = neighbour_table(codebook, setting["delta"])
+    ours = replace_codes(clean, around_code(clean, rank, table), chance, alpha=setting["alpha"])
+    assert torch.equal(ours.codes, IO[f"{name}.index_neighbours_of_code"].view_as(clean))
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_neighbours_of_the_latent(name: str) -> None:
+    setting, codebook, _, chance, rank = grid_point(name)
+    z = rows(IO[f"{name.split('.')[0]}.z"])
+    near = nearest_neighbours(z, codebook, setting["delta"])
+    ours = replace_codes(
+        near[..., 0], near.gather(-1, rank[..., None])[..., 0], chance, alpha=setting["alpha"]
+    )
+    expected = IO[f"{name}.index_neighbours_of_latent"].view_as(ours.codes)
+    assert torch.equal(ours.codes, expected)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_whole_path_on_a_grid(name: str) -> None:
+    """`perturb` on (B, h, w) codes with a table that reaches further than the setting."""
+    setting, codebook, clean, chance, rank = grid_point(name)
+    h, w = IO[f"{name.split('.')[0]}.z"].shape[2:]
+    count = len(codebook.vectors)
+    axes = (Axis(name="row", size=h), Axis(name="column", size=w))
+    spec = TokenSpec(modality="image", axes=axes, vocabulary=(count,), grid=(h, w))
+    # The middle of each rank's share of the unit interval leads back to the rank.
+    place = (rank.double() + 0.5) / min(setting["delta"], count)
+    draws = Draws(torch.zeros(len(clean)), chance[..., None], place[..., None])
+    ours = perturb(
+        clean.view(-1, h, w), spec, [neighbour_table(codebook, count)],
+        Perturbation(alpha=setting["alpha"], delta=setting["delta"]), draws,
+    )  # fmt: skip
+    expected = IO[f"{name}.index_neighbours_of_code"].view(-1, h, w)
+    assert torch.equal(ours.codes, expected)
+    assert torch.equal(ours.changed, expected != clean.view(-1, h, w))
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_annealing(name: str) -> None:
+    given = SCHEDULES[name]
+    schedule = PerturbationAnnealing(
+        start=given["anneal_start"], end=given["anneal_end"], end_ratio=given["end_ratio"]
+    )
+    full = Perturbation(alpha=given["alpha"], delta=given["delta"], beta=0.1)
+    for row in given["rows"]:
+        epoch, ratio, alpha, delta = (dict(zip(given["columns"], row, strict=True))[k]
+                                      for k in ("epoch", "ratio", "alpha", "delta"))  # fmt: skip
+        at = schedule.at(epoch, full)
+        assert schedule.ratio(epoch) == pytest.approx(ratio, rel=1e-9)
+        assert at.alpha == pytest.approx(alpha, rel=1e-9)
+        # Where the official neighbourhood is empty its code crashes; ours is the code itself.
+        assert at.delta == max(1, delta)
+        assert at.beta == full.beta
