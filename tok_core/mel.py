@@ -132,8 +132,9 @@ class MultiResolutionMel(nn.Module):
         """Return the distance of two batches (B, 1, T), a scalar."""
         each = []
         for mel in self.mels:
+            assert isinstance(mel, MelSpectrogram)
             a, b = mel(x), mel(y)
-            distance = log_mel_distance(a, b, floor=self._floor(int(mel.n_fft)))
+            distance = log_mel_distance(a, b, floor=self._floor(mel.n_fft))
             if self.magnitudes:
                 whole = a.sum((1, 2)).clamp(min=1.0)  # a silent sound has no share to take
                 distance = distance + self.magnitudes * ((a - b).abs().sum((1, 2)) / whole).mean()
