@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -107,7 +108,12 @@ def test_ctrl_c_keeps_what_is_done_and_counts_it(tmp_path: Path) -> None:
             time.sleep(0.2)
         return batch
 
-    report = go(make_jobs(tmp_path, 40), work=work)
+    # A job started in the background of a shell ignores Ctrl-C; this test must not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        report = go(make_jobs(tmp_path, 40), work=work)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert report.interrupted
     assert report.exit_code == 130
     assert [row["result"] for row in report.rows] == list(range(8))
