@@ -114,6 +114,8 @@ def test_codec_recipe_trains_and_its_model_works(path: Path, folder: Path) -> No
         "log.every": 4, "log.tracker": "none", "log.validate_every": 6, "validation_sounds": 2,
         "schedule.warmup": 2, "data.segment": 9600, "data.source": "mixed", "data.mixture": "{}",
         **{f"model.config.{key}": value for key, value in SMALL_CODEC.items()},
+        "objective.period.channels": "[4, 4, 4]", "objective.resolution.channels": 4,
+        "objective.dac.channels": "[4, 4, 4]", "objective.dac.band_channels": 4,
     }  # fmt: skip
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     run_folder = folder / path.stem
