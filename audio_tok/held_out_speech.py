@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from audio_tok.audio_sources import normalise_peak, read_segment
-from tok_core.audio_measures import pesq_wb, si_sdr, stoi
+from audio_tok.sound_figures import FIGURES, mean_figures, sound_figures
 from tok_core.procedural_audio import ProceduralAudio, room_tone
 from tok_core.procedural_draws import item_draws
 from tok_core.procedural_speech import RATE, Utterance, held_out_utterances, speak
@@ -113,11 +112,9 @@ def held_out_scores(model: Any) -> dict[str, Any]:
         >>> held_out_scores(model)["stoi"]  # doctest: +SKIP
         0.87
     """
-    from audio_tok.validation import mel_distance
-
     rate = int(model.sample_rate)
     speech = HeldOutSpeech(1, rate)
-    sums: dict[str, list[float]] = {"mel_distance": [], "si_sdr": [], "stoi": [], "pesq": []}
+    each: list[dict[str, float]] = []
     used: set[int] = set()
     seconds = 0.0
     for index in range(speech.length):
@@ -125,13 +122,9 @@ def held_out_scores(model: Any) -> dict[str, Any]:
         with torch.no_grad():
             tokens = model.encode(x)
             y = model.decode(tokens).float().cpu()
-        used |= set(np.unique(tokens.codes[:, 0].cpu().numpy()).tolist())
+        used |= set(tokens.codes[:, 0].unique().tolist())
         seconds += x.shape[-1] / rate
-        measured = {"mel_distance": mel_distance(x, y, rate), "si_sdr": si_sdr(x, y),
-                    "stoi": stoi(x, y, rate), "pesq": pesq_wb(x, y, rate)}
-        for name, value in measured.items():
-            if value is not None and np.isfinite(value):
-                sums[name].append(value)
-    means = {name: round(float(np.mean(v)), 4) if v else None for name, v in sums.items()}
+        each.append(sound_figures(x, y, rate))
+    means = mean_figures(each)
     return {"sentences": speech.length, "seconds": round(seconds, 1), "codes_used": len(used),
-            **means}
+            **{name: round(means[name], 4) if name in means else None for name in FIGURES}}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from audio_tok.audio_data import AudioDataConfig, open_audio
-from audio_tok.audio_objective import AudioObjectiveConfig
+from audio_tok.audio_objective import AudioObjectiveConfig, build_objective
 from tok_core.errors import ConfigError
 from tok_core.training.launch import Sense, TrainingRun, command, fixed_samples, train_run
 
@@ -64,17 +64,11 @@ def _sense() -> Sense:
         data_help="folder of sounds, text file with one path per line, or 'procedural'",
         run=AudioRun,
         open_source=open_audio,
-        build_objective=_objective,
+        build_objective=build_objective,
         make_monitor=_monitor,
         units="clips",
         check=_check_rates,
     )
-
-
-def _objective(config: AudioObjectiveConfig) -> Any:
-    from audio_tok.audio_objective import build_objective
-
-    return build_objective(config)
 
 
 def _check_rates(config: AudioRun, model: Any) -> None:

@@ -5,37 +5,17 @@ Letters: B sounds, T samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from audio_tok.sound_figures import mean_figures, sound_figures
 from audio_tok.spectrogram_picture import spectrogram_picture
-from tok_core.audio_measures import pesq_wb, si_sdr, stoi
 from tok_core.training.logging import SoundSample
 
 CHUNK = 8  # sounds decoded at once
-
-
-def mel_distance(x: Tensor, y: Tensor, rate: int) -> float:
-    """Mean absolute difference of natural log mel magnitudes: 100 bands, n_fft 1024, hop 256.
-
-    Args:
-        x, y: (B, 1, T) float in [-1, 1]. rate: in Hz.
-
-    Source: the validation loss of WavTokenizer, arXiv 2408.16532, without its weight.
-
-    Example:
-        >>> mel_distance(x, x, 24000)  # doctest: +SKIP
-        0.0
-    """
-    from tok_core.mel import MelSpectrogram, log_mel_distance
-
-    mel = MelSpectrogram(rate, 1024, 256, 100)
-    with torch.no_grad():
-        return float(log_mel_distance(mel(x.float()), mel(y.float())))
 
 
 class AudioMonitor:
@@ -60,18 +40,8 @@ class AudioMonitor:
     def scores(self, model: Any) -> dict[str, float]:
         """Return means over the sounds; STOI and PESQ where their packages are installed."""
         decoded = self._decoded(model, self.originals)
-        result = {"mel_distance": mel_distance(self.originals, decoded, self.rate)}
-        measures: dict[str, Callable[[Tensor, Tensor], float | None]] = {
-            "si_sdr": si_sdr,
-            "stoi": lambda x, y: stoi(x, y, self.rate),
-            "pesq": lambda x, y: pesq_wb(x, y, self.rate),
-        }
-        for name, measure in measures.items():
-            values = [measure(x, y) for x, y in zip(self.originals, decoded, strict=True)]
-            known = [max(-100.0, min(100.0, v)) for v in values if v is not None]
-            if known:
-                result[name] = float(np.mean(known))
-        return result
+        pairs = zip(self.originals, decoded, strict=True)
+        return mean_figures(sound_figures(x, y, self.rate) for x, y in pairs)
 
     def pictures(self, model: Any) -> dict[str, np.ndarray]:
         """Return one spectrogram per shown sound: the original above what was decoded."""

@@ -6,12 +6,12 @@ import ctypes
 import gc
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def alternate(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def alternate(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Return the best seconds of each, run in turns so that noise meets all of them."""
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats + 1):  # the first round only warms up

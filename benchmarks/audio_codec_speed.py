@@ -57,8 +57,7 @@ def build(name: str) -> Pair:
         mimi = transformers.MimiModel(transformers.MimiConfig()).eval()
         return (lambda x: mimi.encode(x).audio_codes), mimi.decode
     config = transformers.DacConfig(
-        downsampling_ratios=[2, 4, 5, 8], upsampling_ratios=[8, 5, 4, 2], n_codebooks=32,
-        sampling_rate=RATE,
+        downsampling_ratios=[2, 4, 5, 8], n_codebooks=32, sampling_rate=RATE,
     )  # fmt: skip
     dac = transformers.DacModel(config).eval()
     return (lambda x: dac.encode(x).audio_codes), lambda codes: dac.decode(audio_codes=codes)

@@ -17,7 +17,7 @@ from typing import Any
 
 from tok_core.training.launch import Sense, TrainingRun, command, fixed_samples, train_run
 from vision_tok.image_data import ImageDataConfig, open_images
-from vision_tok.image_objective import ImageObjectiveConfig
+from vision_tok.image_objective import ImageObjectiveConfig, build_objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,10 @@ def _sense() -> Sense:
         data_help="image folder, tar shards or 'procedural'",
         run=ImageRun,
         open_source=open_images,
-        build_objective=_objective,
+        build_objective=build_objective,
         make_monitor=_monitor,
         units="images",
     )
-
-
-def _objective(config: ImageObjectiveConfig) -> Any:
-    from vision_tok.image_objective import build_objective
-
-    return build_objective(config)
 
 
 def _monitor(config: ImageRun, objective: Any) -> Any:

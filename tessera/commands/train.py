@@ -24,9 +24,9 @@ def train(
 ) -> int:
     """Train a tokenizer: all options go to the training program (see tessera train --help).
 
-    [bold]tessera train --config one_d_piece_tiny.yaml --data photos/[/bold]; on several devices
+    [bold]tessera train --config my_recipe.yaml --data photos/[/bold]; on several devices
     [bold]accelerate launch -m vision_tok.train ...[/bold]. Sound:
-    [bold]tessera train --modality audio --config wavtokenizer_tiny.yaml --data mixed[/bold]
+    [bold]tessera train --modality audio --config my_codec.yaml --data sounds/[/bold]
     """
     import importlib
     import importlib.util

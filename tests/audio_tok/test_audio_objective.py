@@ -199,9 +199,23 @@ def test_multi_mel_silence_leaves_the_noise_of_pauses_out():
     assert published(a, b) > 0.1
     assert deaf(a, b) == 0
     assert deaf(tone, 0.5 * tone) > 0.01
+    assert deaf(tone, tone) == 0
     with pytest.raises(ConfigError, match="70"):
         MultiResolutionMel(24000, [1024], [80], -70.0)
 
 
 def _two_generators():
     return torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+
+
+def test_multi_mel_magnitudes_count_the_share_that_differs():
+    time = torch.arange(24000) / 24000
+    tone = 0.5 * torch.sin(2 * torch.pi * 440 * time)[None, None]
+    plain, both = (MultiResolutionMel(24000, [1024], [80], 70.0, m) for m in (0.0, 2.0))
+    assert both(tone, tone) == 0
+    # Half as loud: half of every magnitude is missing.
+    assert both(tone, 0.5 * tone) - plain(tone, 0.5 * tone) == pytest.approx(1.0, rel=1e-4)
+    silent = torch.zeros(1, 1, 24000, requires_grad=True)
+    loss = both(torch.zeros(1, 1, 24000), silent)
+    loss.backward()
+    assert loss == 0 and silent.grad is not None and bool(silent.grad.isfinite().all())
