@@ -5,6 +5,8 @@ Every run of the judge writes one such file; tables, plots, reports and comparis
 What ``extras`` of a file may hold, all optional, for plots and reports:
 
     histograms: {contestant: [uses per code, ...] or {name of a codebook: [...], ...}}
+    curves:     {contestant: {name: [number per position, ...], ...}}
+    contestants: {contestant: {fact: value, ...}}, such as parameters and hashes
     settings:   [{contestant, metric, setting: {name: number, ...}, value}, ...]; scores named
                 ``metric/name=number,name=number`` say the same without it
     samples:    [{contestant, item, original: path, reconstruction: path, budget, budget_name}, ...]
