@@ -36,10 +36,24 @@ def perplexity(counts: Tensor) -> Tensor:
         >>> perplexity(torch.tensor([5, 5, 0, 0]))
         tensor(2.)
     """
-    total = counts.sum(-1, keepdim=True)
-    p = counts.double() / total.clamp(min=1)
-    entropy = -torch.special.xlogy(p, p).sum(-1)
-    return torch.where(total[..., 0] > 0, entropy.exp(), torch.zeros_like(entropy)).float()
+    value = entropy(counts).exp()
+    return torch.where(counts.sum(-1) > 0, value, torch.zeros_like(value)).float()
+
+
+def entropy(counts: Tensor, *, epsilon: float = 0.0) -> Tensor:
+    """Return the entropy of the code distribution in nats; divide by ln 2 for bits.
+
+    Args:
+        counts: (..., K) occurrences.
+        epsilon: added to every share inside the logarithm, as some evaluators do; 0 is exact.
+
+    Returns:
+        (...) float64, 0 where nothing was counted.
+
+    Source: Shannon 1948.
+    """
+    p = counts.double() / counts.sum(-1, keepdim=True).clamp(min=1)
+    return 0.0 - torch.special.xlogy(p, p + epsilon).sum(-1)
 
 
 def codebook_statistics(codes: Tensor, codebook_size: int) -> dict[str, Tensor]:
@@ -58,6 +72,19 @@ def codebook_statistics(codes: Tensor, codebook_size: int) -> dict[str, Tensor]:
         "codebook/perplexity": perplexity(counts),
         "codebook/counts": counts,
     }
+
+
+def add_counts(counts: Tensor, codes: Tensor, valid: Tensor | None = None) -> None:
+    """Add to the counts of each position what occurs there, in place; no temporary of their size.
+
+    Args:
+        counts: (N, K) int64.
+        codes: int64 (B, n), n at most N, values in [0, K), on the device of counts.
+        valid: bool (B, n), false where an item has no code; None for all.
+    """
+    place = codes + torch.arange(codes.shape[1], device=codes.device) * counts.shape[1]
+    chosen = place.reshape(-1) if valid is None else place[valid]
+    counts.view(-1).index_add_(0, chosen, torch.ones_like(chosen))
 
 
 class CodebookUsage:
@@ -85,12 +112,8 @@ class CodebookUsage:
         """Count ``codes`` (B, n); shorter than N (tail-dropped) counts the first n positions."""
         self.counts = self.counts.to(codes.device)
         if self.num_tokens == 0:
-            self.counts[0] += _counts(codes, self.codebook_size)
-            return
-        position = torch.arange(codes.shape[1], device=codes.device)
-        self.counts += _counts(
-            codes + position * self.codebook_size, self.counts.numel()
-        ).view_as(self.counts)
+            codes = codes.reshape(-1, 1)
+        add_counts(self.counts, codes)
 
     def compute(self) -> dict[str, Tensor]:
         """Return whole usage, perplexity and counts, and (N,) figures per position if asked for."""

@@ -9,6 +9,8 @@ are those of the written PNG.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,7 +63,7 @@ def psnr(test: Tensor, reference: Tensor) -> Tensor:
         >>> psnr(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)).round(decimals=2).tolist()
         [6.05]
     """
-    a, b = _bytes(test, reference)
+    a, b = byte_pair(test, reference)
     error = (a - b).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(PEAK**2 / error)
 
@@ -90,25 +92,60 @@ def ssim(test: Tensor, reference: Tensor) -> Tensor:
         >>> ssim(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)).tolist()
         [1.0]
     """
-    a, b = _bytes(test, reference)
+    a, b = byte_pair(test, reference)
     side = min(WINDOW, *a.shape[-2:])
     window = _gaussian(side - 1 + side % 2, a.device)
-    mean_a, mean_b = _blur(a, window), _blur(b, window)
-    var_a = _blur(a * a, window) - mean_a.square()
-    var_b = _blur(b * b, window) - mean_b.square()
-    covariance = _blur(a * b, window) - mean_a * mean_b
-    c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
+    return similarity_index(a, b, lambda x: _blur(x, window), peak=PEAK)
+
+
+def similarity_index(
+    a: Tensor,
+    b: Tensor,
+    average: Callable[[Tensor], Tensor],
+    *,
+    peak: float,
+    unbias: float = 1.0,
+) -> Tensor:
+    """Return the mean structural similarity under any window and range, per picture.
+
+    Args:
+        a: (B, C, H, W) values of any range. b: the same shape.
+        average: the window's weighted mean at every place, (B, C, H, W) to (B, C, h, w).
+        peak: range of the values, which the two constants grow with.
+        unbias: factor on variances and covariance, n / (n - 1) for those of a sample.
+
+    Returns:
+        (B,) of the type of a.
+
+    Source: Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13.
+    """
+    mean_a, mean_b = average(a), average(b)
+    var_a = unbias * (average(a * a) - mean_a.square())
+    var_b = unbias * (average(b * b) - mean_b.square())
+    covariance = unbias * (average(a * b) - mean_a * mean_b)
+    c1, c2 = (K1 * peak) ** 2, (K2 * peak) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)
     return (luminance * structure).mean(dim=(1, 2, 3))
 
 
-def _bytes(test: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+def check_pair(test: Tensor, reference: Tensor) -> None:
+    """Raise MediaError unless both are batches (B, C, H, W) of one shape, and not empty."""
     if test.shape != reference.shape or test.ndim != 4 or test.numel() == 0:
         raise MediaError(
             f"pictures of shapes {tuple(test.shape)} and {tuple(reference.shape)} cannot be"
             " compared: give two batches (B, C, H, W) of one shape"
         )
+
+
+def byte_pair(test: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two batches of one shape as bytes in float64; MediaError where shapes differ.
+
+    Args:
+        test: (B, C, H, W), uint8 or float in [-1, 1] (goes through `to_uint8`).
+        reference: the same shape.
+    """
+    check_pair(test, reference)
     a, b = (x if x.dtype == torch.uint8 else to_uint8(x) for x in (test, reference))
     return a.double(), b.double()
 

@@ -1,10 +1,11 @@
-"""LPIPS with a VGG16 backbone: a learned perceptual distance, as a loss and as a metric.
+"""LPIPS with a VGG16, AlexNet or SqueezeNet backbone: a learned perceptual distance.
 
 Letters: B pictures, H x W pixels, c and h x w channels and size of one feature map.
 
-    x, y --scale--> VGG16 --5 taps after ReLU--> unit length over c --> (fx - fy)^2
-         --non-negative 1x1 head--> mean over h, w --> sum of the 5 taps
+    x, y --scale--> backbone --taps after ReLU--> unit length over c --> (fx - fy)^2
+         --non-negative 1x1 head--> mean over h, w --> sum of the taps
 
+A loss (VGG16, by custom) and a metric (all three; the net belongs to the metric's name) in one.
 Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
 arXiv 1801.03924, eq. 1.  No torchvision and no lpips package is needed, only their weight files.
 """
@@ -14,21 +15,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tok_core.errors import WeightsError
+from tok_core.perceptual_backbones import Backbone, backbone_from, backbone_named, vgg
 from tok_core.weight_files import find_weights, load_strictly, read_weights
 
-VGG16_FILE = "vgg16-397923af.pth"
-HEADS_FILE = "vgg.pth"
 HEADS_PROJECT = "richzhang/PerceptualSimilarity, lpips/weights/v0.1"
-# The heads ship inside two packages that a user may have installed.
-HEADS_PACKAGED = (
-    ("lpips", "weights/v0.1/vgg.pth"),
-    ("torchmetrics", "functional/image/lpips_models/vgg.pth"),
-)
 
 
 class _Head(nn.Module):
@@ -46,15 +42,20 @@ class _Head(nn.Module):
 class LPIPS(nn.Module):
     """Learned perceptual distance between pictures; frozen, float32, always in eval mode.
 
-    Keys: ``features.N.weight/bias`` as in torchvision's VGG16, ``lin{0..4}.model.1.weight`` as
-    in the published heads.
+    Keys: ``features.N...`` as in torchvision's classifiers, ``lin{0..}.model.1.weight`` as in
+    the published heads.
 
     Args:
-        channels: width of each convolution stage.
+        channels: width of each convolution stage of a VGG.
         layers: convolutions per stage; 2x2 max pooling stands between stages.
+        backbone: another feature stack, in place of that VGG.
+
+    Attributes:
+        minimum_side: of pictures, in pixels.
 
     Example:
         >>> lpips = LPIPS.from_files()           # finds both files in the user's cache
+        >>> lpips = LPIPS.named("alex")          # another net
         >>> lpips(x, y)                          # x, y in [-1, 1] -> mean distance, scalar
         >>> lpips(x, y, reduction="none").shape  # (B,)
     """
@@ -66,21 +67,14 @@ class LPIPS(nn.Module):
         self,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         layers: Sequence[int] = (2, 2, 3, 3, 3),
+        *,
+        backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
-        modules: list[nn.Module] = []
-        taps: list[int] = []
-        width_in = 3
-        for width, count in zip(channels, layers, strict=True):
-            if modules:
-                modules.append(nn.MaxPool2d(2))
-            for _ in range(count):
-                modules += [nn.Conv2d(width_in, width, 3, padding=1), nn.ReLU(inplace=True)]
-                width_in = width
-            taps.append(len(modules) - 1)
-        self.features = nn.Sequential(*modules)
-        self.taps = tuple(taps)
-        for index, width in enumerate(channels):
+        backbone = vgg(channels, layers) if backbone is None else backbone
+        self.features, self.taps = backbone.features, backbone.taps
+        self.minimum_side = backbone.minimum_side
+        for index, width in enumerate(backbone.widths):
             self.add_module(f"lin{index}", _Head(width))
         shift = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
         scale = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
@@ -104,41 +98,42 @@ class LPIPS(nn.Module):
         Raises:
             WeightsError: a file is missing or does not fit.
         """
-        path = find_weights(VGG16_FILE, project="torchvision", explicit=vgg16)
-        state = {k: v for k, v in read_weights(path).items() if k.startswith("features.")}
-        path = find_weights(
-            HEADS_FILE, project=HEADS_PROJECT, explicit=heads, packaged=HEADS_PACKAGED
-        )
-        return cls.from_state({**state, **read_weights(path)}, source=f"{VGG16_FILE} + {path}")
+        return cls.named("vgg", vgg16, heads)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], *, source: str = "LPIPS weights") -> LPIPS:
+    def named(
+        cls,
+        net: str,
+        backbone: str | os.PathLike[str] | None = None,
+        heads: str | os.PathLike[str] | None = None,
+    ) -> LPIPS:
+        """Build by the net's name from torchvision's classifier and the v0.1 heads, both local.
+
+        Args:
+            net: ``vgg``, ``alex`` (the package's default) or ``squeeze``. Their values differ.
+            backbone: path of torchvision's file; None searches.
+            heads: path of the heads' ``<net>.pth``; None also looks into an installed ``lpips``
+                or ``torchmetrics``.
+
+        Raises:
+            ConfigError: an unknown net. WeightsError: a file is missing or does not fit.
+        """
+        path, heads_path = lpips_files(net, backbone, heads)
+        state = {k: v for k, v in read_weights(path).items() if k.startswith("features.")}
+        state |= read_weights(heads_path)
+        return cls.from_state(state, source=f"{path.name} + {heads_path}", net=net)
+
+    @classmethod
+    def from_state(
+        cls, state: Mapping[str, Tensor], *, source: str = "LPIPS weights", net: str = "vgg"
+    ) -> LPIPS:
         """Build from tensors in our layout or in the lpips module's; sizes are read off them.
 
         Raises:
-            WeightsError: keys or shapes do not form a VGG of consecutive stages with heads.
+            WeightsError: keys or shapes do not form that net with heads.
         """
         state = _own_keys(state)
-        convolutions = sorted(
-            int(key.split(".")[1])
-            for key in state
-            if re.fullmatch(r"features\.\d+\.weight", key)
-        )
-        channels: list[int] = []
-        layers: list[int] = []
-        previous = None
-        for index in convolutions:
-            # Within a stage convolutions stand 2 apart (ReLU); pooling makes it 3.
-            if previous is None or index - previous > 2:
-                channels.append(state[f"features.{index}.weight"].shape[0])
-                layers.append(0)
-            layers[-1] += 1
-            previous = index
-        if not channels:
-            raise WeightsError(
-                f"{source} holds no key like 'features.0.weight'; a VGG16 state dict is needed"
-            )
-        module = cls(channels, layers)
+        module = cls(backbone=backbone_from(net, state, source=source))
         load_strictly(module, state, source=source)
         # Channels-last convolutions are the fast ones on CPUs and on tensor cores.
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -176,7 +171,7 @@ class LPIPS(nn.Module):
         """Return the distance between ``x`` and ``y``; gradients reach ``x`` alone.
 
         Args:
-            x: (B, 3, H, W) in [-1, 1], sides at least 16 pixels.
+            x: (B, 3, H, W) in [-1, 1], sides at least `minimum_side` pixels (16 for VGG16).
             y: (B, 3, H, W) in [-1, 1], the picture to compare with.
             reduction: ``"mean"`` over the batch or ``"none"``.
 
@@ -185,6 +180,17 @@ class LPIPS(nn.Module):
         """
         distances = self.distance(x, self.reference(y))
         return distances if reduction == "none" else distances.mean()
+
+    def spatial_map(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return where ``x`` and ``y`` (B, 3, H, W) differ: (B, 1, H, W), taps enlarged and added.
+
+        Its mean is near the distance, not equal to it: enlarging weighs the borders otherwise.
+        """
+        maps = self.layer_maps(x, self.reference(y))
+        size = x.shape[-2:]
+        return torch.stack([
+            F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps
+        ]).sum(0)  # fmt: skip
 
     def _unit_features(self, x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, enabled=False):
@@ -197,6 +203,22 @@ class LPIPS(nn.Module):
                 if index in self.taps:
                     found.append(_unit_length(h))
             return found
+
+
+def lpips_files(
+    net: str,
+    backbone: str | os.PathLike[str] | None = None,
+    heads: str | os.PathLike[str] | None = None,
+) -> tuple[Path, Path]:
+    """Return the paths of the net's backbone and heads; WeightsError where one is missing."""
+    found = find_weights(backbone_named(net).file, project="torchvision", explicit=backbone)
+    name = f"{net}.pth"
+    # The heads ship inside two packages that a user may have installed.
+    packaged = (
+        ("lpips", f"weights/v0.1/{name}"),
+        ("torchmetrics", f"functional/image/lpips_models/{name}"),
+    )
+    return found, find_weights(name, project=HEADS_PROJECT, explicit=heads, packaged=packaged)
 
 
 def _unit_length(features: Tensor) -> Tensor:
