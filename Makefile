@@ -69,5 +69,5 @@ $(VENV)/.setup-dev: EXTRAS := dev
 $(VENV)/.setup-%: $(INPUTS) $(VENV)/.torch | $(BIN)/python
 	@echo "installing tessera-tokenizers[$(EXTRAS)]"
 	@$(PIP) $(EXTRA_INDEX) -e ".[$(EXTRAS)]"
-	@$(if $(findstring eval,$(EXTRAS)),$(PIP) pesq >/dev/null 2>&1 || echo "pesq did not build here; PESQ shows -")
+	@$(if $(or $(findstring eval,$(EXTRAS)),$(findstring dev,$(EXTRAS))),$(PIP) pesq >/dev/null 2>&1 || echo "pesq did not build here; PESQ shows -")
 	@touch $@

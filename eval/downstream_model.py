@@ -13,8 +13,6 @@ Letters: B pictures, C classes, H W pixels, h w cells of a prediction.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eval.entry_point import is_entry_point, load_entry_point, network_hash
 from tok_core.errors import ConfigError, WeightsError, nearest
-from tok_core.hashes import tensor_hash
 from tok_core.torchaudio_guard import guard_torchaudio
 
 TASKS = ("classify", "segment", "depth")
@@ -77,41 +75,20 @@ def load_downstream(name: str, task: str, *, device: str = "cpu") -> DownstreamM
         return _timm(name, rest, task, device)
     if kind == "transformers" and rest:
         return _transformers(name, rest, task, device)
-    if rest and not Path(name).exists():
-        return _entry_point(name, kind, rest, task, device)
+    if is_entry_point(name):
+        return _entry_point(name, task, device)
     return _transformers(name, name, task, device)
 
 
-def _entry_point(name: str, module: str, function: str, task: str, device: str) -> DownstreamModel:
-    """Use a function of pictures itself, or what a function without arguments returns."""
-    try:
-        target: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"no entry point '{name}' ({error}); legal is MODULE:FUNCTION that Python can import "
-            "here, or transformers:NAME or timm:NAME."
-        ) from None
-    made = target
-    if callable(target) and not isinstance(target, torch.nn.Module) and not _needed(target):
-        made = target()
-    if not callable(made):
-        raise ConfigError(
-            f"entry point '{name}' gave {type(made).__name__}; it must take uint8 pictures "
-            "(B, 3, H, W), or take nothing and return something that does."
-        )
-    if isinstance(made, torch.nn.Module):
-        made = made.to(device).eval()
+def _entry_point(name: str, task: str, device: str) -> DownstreamModel:
+    made = load_entry_point(
+        name, takes="uint8 pictures (B, 3, H, W)", others="transformers:NAME or timm:NAME",
+        device=device,
+    )  # fmt: skip
     return DownstreamModel(
-        name=name, task=task, predict=_quiet(made, device), weights=_hash(made),
+        name=name, task=task, predict=_quiet(made, device), weights=network_hash(made),
         classes=dict(getattr(made, "classes", None) or {}),
     )  # fmt: skip
-
-
-def _needed(function: Callable[..., Any]) -> int:
-    """Return how many arguments a function cannot be called without."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return sum(one.kind in kinds and one.default is one.empty for one in parameters)
 
 
 def _transformers(name: str, source: str, task: str, device: str) -> DownstreamModel:
@@ -143,8 +120,9 @@ def _transformers(name: str, source: str, task: str, device: str) -> DownstreamM
 
     classes = {str(text): int(i) for i, text in (model.config.id2label or {}).items()}
     return DownstreamModel(
-        name=name, task=task, predict=_quiet(predict, device), classes=classes, weights=_hash(model)
-    )
+        name=name, task=task, predict=_quiet(predict, device), classes=classes,
+        weights=network_hash(model),
+    )  # fmt: skip
 
 
 def _timm(name: str, rest: str, task: str, device: str) -> DownstreamModel:
@@ -178,7 +156,7 @@ def _timm(name: str, rest: str, task: str, device: str) -> DownstreamModel:
         return model(((x - mean) / std).to(device))
 
     return DownstreamModel(
-        name=name, task=task, predict=_quiet(predict, "cpu"), weights=_hash(model)
+        name=name, task=task, predict=_quiet(predict, "cpu"), weights=network_hash(model)
     )
 
 
@@ -234,9 +212,3 @@ def _quiet(call: Callable[[Tensor], Any], device: str) -> Callable[[Tensor], Ten
         return found.cpu() if not found.is_floating_point() else found.float().cpu()
 
     return predict
-
-
-def _hash(model: Any) -> str | None:
-    if not isinstance(model, torch.nn.Module):
-        return None
-    return tensor_hash(list(model.state_dict().items()), "downstream")

@@ -19,6 +19,7 @@ from torchmetrics import Metric
 
 from eval.metric_entry import MetricEntry
 from eval.perturbed_decoding import CLEAN, CODEC, PerturbationGrid, PerturbedDecoder
+from eval.sound_metric import build_at
 from tok_core.contract import Tokenizer
 from tok_core.errors import ConfigError, MediaError
 from tok_core.resample import resample
@@ -29,8 +30,8 @@ class PerturbedSound(Metric):
 
     Args:
         tokenizer: any audio tokenizer of the contract, in eval mode.
-        entries: measures, paired (``update(original, decoded)``) or of a single sound. Each is
-            built once for every setting.
+        entries: measures, paired (``update(decoded, original)``) or of a single sound. Each is
+            built once for every setting, at the tokenizer's output rate where it takes any.
         grid: settings, neighbourhood and seed.
         num_codebooks: budget of the encoding. decode_batch: sounds decoded at a time.
         options: of `torchmetrics.Metric`.
@@ -84,7 +85,7 @@ class PerturbedSound(Metric):
         self.labels = (CLEAN, *self.decoder.labels)
         # Row by row: all measures of the clean decoding, then of each setting.
         self.measures = nn.ModuleList(
-            entry.build(**entry.options) for _ in self.labels for entry in self.entries
+            build_at(entry, self.rates[1]) for _ in self.labels for entry in self.entries
         )
         zeros = torch.zeros(len(self.labels), dtype=torch.float64)
         self.add_state("changed", zeros, dist_reduce_fx="sum", persistent=True)
@@ -170,7 +171,7 @@ class PerturbedSound(Metric):
                 ready[rate] = (first[:, :shortest], second[:, :shortest])
             original, heard = ready[rate]
             if entry.kind == "paired":
-                metric.update(original, heard)
+                metric.update(heard, original)
             else:
                 metric.update(heard)
 

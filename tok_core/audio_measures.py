@@ -1,4 +1,4 @@
-"""How close two sounds are: SI-SDR, STOI, PESQ.
+"""How close two sounds are: SI-SDR, STOI, PESQ; a number, or the reason why there is none.
 
 STOI and PESQ come from the packages pystoi and pesq where these are installed.
 
@@ -8,17 +8,60 @@ Letters: B sounds, T samples.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tok_core.errors import ConfigError
 from tok_core.resample import resample
 
-_PESQ_RATE = 16_000
-_SHORTEST_STOI = 0.5  # seconds; STOI needs 30 frames of 12.8 ms that are not silent
+PESQ_RATES = {"wb": (16_000,), "nb": (8_000, 16_000)}  # Hz, by mode
 Sound = Tensor | np.ndarray[Any, Any]
+
+# Why a sound has no number; a figure's code is a place in this list.
+REASONS = (
+    "",
+    "a sound holds NaN or infinity",
+    "the sound is too short for this measure",
+    "the original is silent",
+    "the decoded sound is silent",
+    "PESQ finds no speech in the sound",
+    "too little is left of the sound without its silence",
+    "the measure is undefined for this sound",
+)
+NUMBER, NOT_FINITE, TOO_SHORT, SILENT_ORIGINAL, SILENT_COPY, NO_SPEECH, TOO_LITTLE, UNDEFINED = (
+    range(len(REASONS))
+)
+
+
+class Figure(NamedTuple):
+    """A number and a failure code.
+
+    Args:
+        value: NaN where there is none.
+        code: 0, or a place in `REASONS`.
+    """
+
+    value: float
+    code: int = NUMBER
+
+    @property
+    def reason(self) -> str:
+        """The sentence for the code; empty where there is a number."""
+        return REASONS[self.code]
+
+    @property
+    def or_none(self) -> float | None:
+        """The number, or None without one."""
+        return None if self.code else self.value
+
+
+def failed(code: int) -> Figure:
+    """Return the figure of a sound that has no number for one of the `REASONS`."""
+    return Figure(float("nan"), code)
 
 
 def si_sdr(x: Sound, y: Sound) -> float:
@@ -36,9 +79,7 @@ def si_sdr(x: Sound, y: Sound) -> float:
         >>> si_sdr(torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([1.0, -1.0, -1.0, 1.0]))
         -inf
     """
-    a, b = _flat(x), _flat(y)
-    if a.shape != b.shape:
-        raise ValueError(f"two sounds of {len(a)} and {len(b)} samples; cut them to one length")
+    a, b = _pair(x, y)
     a, b = a - a.mean(), b - b.mean()
     power = float(a @ a)
     if power == 0.0:
@@ -51,56 +92,138 @@ def si_sdr(x: Sound, y: Sound) -> float:
 
 
 def stoi(x: Sound, y: Sound, rate: int) -> float | None:
-    """Short-time objective intelligibility, about 0 to 1; None without pystoi or for less than
-    half a second.
+    """Short-time objective intelligibility, about 0 to 1; None without pystoi or without a number.
 
     Args:
         x: the original, y: the copy, equally long. rate: in Hz.
 
-    Source: Taal et al. 2011, as in pystoi, not extended.
+    Source: Taal et al. 2011, as in pystoi, not extended; see `measure_stoi`.
 
     Example:
         >>> stoi(speech, codec(speech), 24000)  # doctest: +SKIP
         0.91
     """
-    module = _package("pystoi")
-    a, b = _flat(x), _flat(y)
-    if module is None or len(a) < _SHORTEST_STOI * rate or not a.any():
-        return None
-    import warnings
-
-    with warnings.catch_warnings():  # too few frames of speech: 1e-5 and a warning
-        warnings.simplefilter("error", RuntimeWarning)
-        try:
-            value = float(module.stoi(a, b, rate, extended=False))
-        except (RuntimeWarning, ValueError):
-            return None
-    return value if np.isfinite(value) else None
+    return None if _package("pystoi") is None else measure_stoi(x, y, rate).or_none
 
 
 def pesq_wb(x: Sound, y: Sound, rate: int) -> float | None:
-    """Wide-band PESQ at 16 kHz, 1.0 to 4.64; None without the package or where it finds no speech.
+    """Wide-band PESQ at 16 kHz, 1.0 to 4.64; None without the package or without a number.
 
     Args:
         x: the original, y: the copy, equally long. rate: in Hz; resampled to 16 kHz.
 
-    Source: ITU-T P.862.2, as in the package pesq.
+    Source: ITU-T P.862.2, as in the package pesq; see `measure_pesq`.
 
     Example:
         >>> pesq_wb(speech, codec(speech), 24000)  # doctest: +SKIP
         2.1
     """
-    module = _package("pesq")
-    if module is None:
+    if _package("pesq") is None:
         return None
-    a, b = (resample(torch.from_numpy(_flat(s)), rate, _PESQ_RATE).numpy() for s in (x, y))
-    if len(a) < _PESQ_RATE // 4 or not (a.any() and b.any()):
-        return None
+    (to,) = PESQ_RATES["wb"]
+    a, b = (resample(torch.from_numpy(_flat(s)), rate, to) for s in (x, y))
+    return measure_pesq(a, b, to).or_none
+
+
+def measure_stoi(x: Sound, y: Sound, rate: int, *, extended: bool = False) -> Figure:
+    """STOI, or ESTOI where ``extended``, at the sound's own rate.
+
+    pystoi brings both to 10 kHz, drops frames 40 dB under the loudest of the original, and
+    returns 1e-5 for sounds of which less than 30 frames (0.4 s) are left: here that is a failure.
+    A silent copy of a sound is not: it is understood as 0.
+
+    Args:
+        x: the original, y: the copy, equally long. rate: in Hz.
+
+    Raises:
+        ConfigError: pystoi is not installed.
+
+    Source: Taal et al. 2011; Jensen and Taal 2016 for the extended one.
+
+    Example:
+        >>> measure_stoi(torch.zeros(9), torch.zeros(9), 16000).reason
+        'the sound is too short for this measure'
+    """
+    module = required_package("pystoi", "STOI", "eval")
+    a, b = _pair(x, y)
+    wrong = _unfit(a, b, rate, seconds=0.1)  # less would not fill the first windows
+    if wrong is not None:
+        return wrong
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.filterwarnings("error", message="Not enough STFT frames")
+        try:
+            value = float(module.stoi(a, b, rate, extended=extended))
+        except RuntimeWarning:
+            return failed(TOO_LITTLE)
+    return Figure(value) if np.isfinite(value) else failed(UNDEFINED)
+
+
+def measure_pesq(x: Sound, y: Sound, rate: int, mode: str = "wb") -> Figure:
+    """PESQ of P.862.2 (``wb``, 1.0 to 4.64) or P.862.1 (``nb``, 1.0 to 4.55).
+
+    The package's error codes (-1, -7) are never taken for numbers.
+
+    Args:
+        x: the original, y: the copy, equally long.
+        rate: 16000 for ``wb``, 8000 or 16000 for ``nb``. mode: one of these.
+
+    Raises:
+        ConfigError: another mode or rate, or the package pesq is not installed.
+
+    Source: ITU-T P.862, as in the package pesq.
+
+    Example:
+        >>> measure_pesq(silence, silence, 16000).reason  # doctest: +SKIP
+        'the original is silent'
+    """
+    if rate not in PESQ_RATES.get(mode, ()):
+        raise ConfigError(
+            f"PESQ mode '{mode}' at {rate} Hz came in; legal are wb at 16000 Hz and nb at 8000 or "
+            "16000 Hz: resample the sounds first."
+        )
+    module = required_package("pesq", "PESQ", "pesq")
+    a, b = _pair(x, y)
+    wrong = _unfit(a, b, rate, seconds=0.25)
+    if wrong is not None:
+        return wrong
+    if not b.any():
+        return failed(SILENT_COPY)
     try:
-        value = float(module.pesq(_PESQ_RATE, a, b, "wb"))
+        value = float(module.pesq(rate, a, b, mode))
+    except module.NoUtterancesError:
+        return failed(NO_SPEECH)
     except (module.PesqError, ValueError):
-        return None
-    return value if np.isfinite(value) else None
+        return failed(UNDEFINED)
+    return Figure(value) if np.isfinite(value) else failed(UNDEFINED)
+
+
+def required_package(name: str, measure: str, extra: str) -> Any:
+    """Return an optional package, or raise ConfigError that says how to get it."""
+    module = _package(name)
+    if module is None:
+        raise ConfigError(
+            f"{measure} needs the package {name}, which is not installed; run pip install {name}, "
+            f"or install the extra '{extra}'."
+        )
+    return module
+
+
+def _unfit(
+    a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], rate: int, seconds: float
+) -> Figure | None:
+    """Return why an original and its copy cannot be measured at all."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return failed(NOT_FINITE)
+    if len(a) < seconds * rate:
+        return failed(TOO_SHORT)
+    return None if a.any() else failed(SILENT_ORIGINAL)
+
+
+def _pair(x: Sound, y: Sound) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    a, b = _flat(x), _flat(y)
+    if a.shape != b.shape:
+        raise ValueError(f"two sounds of {len(a)} and {len(b)} samples; cut them to one length")
+    return a, b
 
 
 def _flat(x: Sound) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from torchmetrics import Metric
 from eval.metric_entry import MetricEntry
 from eval.perturbed_decoding import PerturbationGrid, PerturbedDecoder
 from eval.perturbed_sound import PerturbedSound
+from eval.registry import entry_named
+from tests.eval.tiny_sound_networks import utmos_state
 from tests.eval.tiny_tokenizers import tiny_titok
 from tok_core.errors import ConfigError, MediaError
 
@@ -33,7 +38,7 @@ class Error(Metric):
         for name in ("total", "count"):
             self.add_state(name, torch.zeros(()).double(), "sum", persistent=True)
 
-    def update(self, original: Tensor, decoded: Tensor) -> None:
+    def update(self, decoded: Tensor, original: Tensor) -> None:
         """Take (1, T) twice."""
         assert original.shape == decoded.shape
         self.lengths.append(original.shape[1])
@@ -132,6 +137,22 @@ def test_measures_hear_their_own_rate() -> None:
     metric = PerturbedSound(tiny_codec(), [entry(lambda: Error(16_000))], grid=GRID)
     scores(metric, sounds(1))
     assert metric.measures[0].lengths == [6400]
+
+
+def test_measures_of_the_registry(tmp_path: Path) -> None:
+    """At the codec's own rate or at theirs, with the decoded sound first."""
+    torch.save(utmos_state(), tmp_path / "utmos.pt")
+    named = [entry_named(name) for name in ("mel_distance", "si_sdr", "stoi", "utmos")]
+    own = {"weights": str(tmp_path / "utmos.pt"), "heads": 2}
+    named[-1] = dataclasses.replace(named[-1], options=own)
+    grid = PerturbationGrid.product("test", (1.0,), (32,))
+    metric = PerturbedSound(tiny_codec(), named, grid=grid)
+    long = torch.from_numpy(make_sound(1.0, RATE))[None]
+    found = scores(metric, long, 1)
+    assert [one.sample_rate for one in metric.measures[:4]] == [RATE, RATE, RATE, 16_000]
+    for name in ("mel_distance", "si_sdr", "stoi", "utmos"):
+        assert math.isfinite(found[f"perturbed/{name}/loss"]), name
+    assert found["perturbed/mel_distance"] > 0
 
 
 def test_fewer_codebooks_and_reset() -> None:

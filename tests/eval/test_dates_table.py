@@ -1,0 +1,78 @@
+"""Columns and published rows of DATES, the rates in them, and the taxonomy."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval.dates_table import (
+    AUDIO_MUSIC_COLUMNS,
+    COLUMNS,
+    SPEECH_COLUMNS,
+    kbps,
+    known_problems,
+    published_rows,
+    token_rate,
+)
+from eval.protocol import PROTOCOLS
+from eval.registry import entries
+from eval.taxonomy import WAVTOKENIZER, Taxonomy
+from tok_core.errors import ConfigError
+
+ORDER = (
+    "tokenizer | #Q | kbps | token rate | SDR | SI-SNR | PESQ | UTMOS | DNSMOS-P808 | DNSMOS-P835 "
+    "| PLCMOS | STOI | WER | SpkSim"
+)
+
+
+def test_columns_stand_in_the_order_of_dates() -> None:
+    assert " | ".join(column.title for column in SPEECH_COLUMNS) == ORDER
+    for domain in ("audio", "music"):
+        titles = [c.title for c in AUDIO_MUSIC_COLUMNS if c.domain == domain]
+        assert titles == ["SDR", "CI-SDR", "SI-SNR", "VISQOL", "SingMOS"]
+    worse = [c.title for c in SPEECH_COLUMNS if c.higher_is_better is False]
+    assert worse == ["WER"]
+
+
+def test_our_metrics_of_the_columns_exist_and_point_the_same_way() -> None:
+    known = entries()
+    found = [c for c in SPEECH_COLUMNS if c.metric in known]
+    assert {c.title for c in found} >= {"SDR", "SI-SNR", "PESQ", "UTMOS", "STOI", "SpkSim"}
+    for column in found:
+        assert known[column.metric].higher_is_better == column.higher_is_better
+
+
+@pytest.mark.parametrize("table", sorted(COLUMNS))
+def test_published_rows(table: str) -> None:
+    rows = published_rows(table)
+    assert rows[0].is_ground_truth and not any(row.is_ground_truth for row in rows[1:])
+    keys = {column.key for column in COLUMNS[table]}
+    for row in rows:
+        assert set(row.values) <= keys
+        assert "2506.10274" in row.source
+    assert len({(row.tokenizer, row.values.get("codebooks")) for row in rows}) == len(rows)
+    assert known_problems(table)
+
+
+def test_published_speech_belongs_to_a_protocol() -> None:
+    rows = published_rows()
+    assert {row.protocol for row in rows} == {"dates-speech"} <= set(PROTOCOLS)
+    assert rows[0].values["PESQ"] == 4.64 and "kbps" not in rows[0].values
+    with pytest.raises(ConfigError, match="did you mean 'speech'"):
+        published_rows("spech")
+
+
+def test_rates() -> None:
+    assert kbps(75, [4096]) == pytest.approx(0.9)
+    assert kbps(40, [4096]) == pytest.approx(0.48)
+    assert kbps(75, [1024] * 8) == pytest.approx(6.0)
+    assert token_rate(75, 8) == 600
+
+
+def test_taxonomy() -> None:
+    assert WAVTOKENIZER.matches(quantization="SVQ", domains="music", streamable=False)
+    assert not WAVTOKENIZER.matches(quantization="RVQ")
+    assert Taxonomy(**WAVTOKENIZER.to_dict()).matches(objectives="GAN")
+    with pytest.raises(ConfigError, match=r"quantization 'RVG'.*did you mean"):
+        Taxonomy(encoder="CNN", decoder="CNN", quantization="RVG", objectives=(), domains=())
+    with pytest.raises(ConfigError, match="did you mean 'domains'"):
+        WAVTOKENIZER.matches(domain="music")
