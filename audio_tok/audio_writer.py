@@ -106,6 +106,23 @@ def write_opus(path: Path, samples: Tensor, rate: int, bits_per_second: int) -> 
     return _write_as(form, path, iter([samples]), rate, channels, force=True)
 
 
+def write_mp3(path: Path, samples: Tensor, rate: int, bits_per_second: int) -> int:
+    """Write (C, T) as MP3 at a constant bitrate and return the bytes; an older file is replaced.
+
+    Args:
+        bits_per_second: the nearest that MPEG layer III offers at this rate: 32 to 320 kbit/s from
+            32 kHz on, 8 to 160 below, 8 to 64 below 16 kHz.
+    """
+    form = WRITABLE[".mp3"]
+    target = _legal_rate(rate, form)
+    low, high = (32, 320) if target >= 32_000 else (8, 160) if target >= 16_000 else (8, 64)
+    # libsndfile refuses the level 1 itself; 0.999 falls on the same bitrate.
+    level = min(0.999, max(0.0, (high - bits_per_second / 1000) / (high - low)))
+    options = (("bitrate_mode", "CONSTANT"), ("compression_level", level))
+    form = form._replace(options=options)
+    return _write_as(form, path, iter([samples]), rate, len(samples), force=True)
+
+
 def _format(path: Path, channels: int) -> Format:
     form = WRITABLE.get(path.suffix.lower())
     if form is None:

@@ -220,6 +220,10 @@ _BUILT_IN = (
         source="LTH14/mar and TokenBridge: train images against statistics of the train set",
     ),
     Protocol(
+        name="mar-val", **_IMAGENET, crop="adm", byte_rule="truncate",
+        source="TokenBridge README: MAR's pictures and bytes, val against val",
+    ),
+    Protocol(
         name="photographs", sense="image", split="held-out", crop="adm", size=256,
         source="this project: small sets of pictures, the ADM crop, rounded bytes",
     ),

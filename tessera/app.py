@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 import tessera
-from tessera.commands import bench, decode, demo, encode, import_, info, reconstruct, train
+from tessera.commands import (
+    bench,
+    decode,
+    demo,
+    encode,
+    eval,
+    import_,
+    info,
+    reconstruct,
+    train,
+)
 
 app = typer.Typer(
     name="tessera",
@@ -23,6 +33,7 @@ app.command("decode")(decode.decode)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
 app.command("train", context_settings=train.PASS_ON)(train.train)
+app.command("eval", context_settings=eval.PASS_ON)(eval.evaluate)
 app.command("import")(import_.import_checkpoint)
 app.command("demo")(demo.demo)
 app.command("bench", context_settings=bench.PASS_ON)(bench.bench)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -16,46 +16,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after ``tessera``; None takes those of this process.
     """
-    from tok_core.errors import TesseraError
+    from tok_core.command_line import run_command
 
-    try:
-        from tessera.app import app
-
-        result = app(args=arguments, prog_name="tessera", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except TesseraError as error:
-        return _say(str(error), 1)
-    except KeyboardInterrupt:
-        return _say("stopped; what was finished is kept", 130)
-    except BrokenPipeError:
-        return _reader_left()
-    except OSError as error:
-        return _say(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
-    except Exception as error:
-        return _usage(error)
+    return run_command(_app, "tessera", arguments)
 
 
-def _usage(error: Exception) -> int:
-    """Let typer show a wrong command line; its classes moved between releases, their shape not."""
-    if type(error).__name__ == "Abort":
-        return _say("stopped; what was finished is kept", 130)
-    if not (hasattr(error, "show") and hasattr(error, "exit_code")):
-        raise error
-    error.show()
-    return int(error.exit_code)
+def _app() -> Any:
+    from tessera.app import app
 
-
-def _reader_left() -> int:
-    """End quietly when the reader of our output (head, less) went away."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-
-
-def _say(sentence: str, code: int) -> int:
-    print(f"tessera: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
-    return code
+    return app
 
 
 def main() -> NoReturn:
@@ -66,7 +35,9 @@ def main() -> NoReturn:
         keep_memory_warm()  # this process is ours, and it decodes batch after batch
         code = run()
     except KeyboardInterrupt:  # in the moment before or after the work
-        code = _say("stopped; what was finished is kept", 130)
+        from tok_core.command_line import STOPPED, say
+
+        code = say(STOPPED, 130)
     sys.exit(code)
 
 

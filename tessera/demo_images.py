@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tessera import classic_codecs
+from eval import picture_codecs
 from tessera.files import make_folder
 from tessera.modality import open_codec
 from tessera.pipeline import Row
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tok_core.contract import Tokenizer
 
 T = TypeVar("T")
+SHOWN_CODECS = ("JPEG", "WebP")
 COLUMNS = {
     "budget": ("budget", "s"),
     "bytes": ("bytes on disk", "d"),
@@ -152,7 +153,7 @@ def _code(
         photograph.shown.append((row, codec.picture(decoded)))  # type: ignore[attr-defined]
     # The smallest budget: most pictures have no JPEG or WebP file that small.
     smallest = photograph.shown[0][0]["bytes"]
-    for kind in classic_codecs.KINDS:
+    for kind in SHOWN_CODECS:
         photograph.shown.append(_classic(photograph.original, kind, smallest))
     return photograph
 
@@ -180,9 +181,9 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def _classic(original: Image, kind: str, size: int) -> tuple[Row, Image]:
-    coded = classic_codecs.nearest_size(original, kind, size)
-    _, encode_ms = _timed(lambda: classic_codecs.encode(original, kind, coded.quality))
-    picture, decode_ms = _timed(lambda: classic_codecs.decode(coded.data))
+    coded = picture_codecs.nearest_size(original, kind, size)
+    _, encode_ms = _timed(lambda: picture_codecs.encode(original, kind, coded.quality))
+    picture, decode_ms = _timed(lambda: picture_codecs.decode(coded.data))
     row = {"budget": kind, "quality": coded.quality, **_rate(original, len(coded.data))}
     row |= _distance(original, picture) | {"encode_ms": encode_ms, "decode_ms": decode_ms}
     return row, picture
@@ -209,14 +210,14 @@ def _bytes(picture: Image) -> Any:
 def _classic_curves(photographs: Sequence[Photograph]) -> dict[str, list[Row]]:
     """Return the mean rate and quality of JPEG and WebP at each quality setting."""
     curves: dict[str, list[Row]] = {}
-    for kind in classic_codecs.KINDS:
+    for kind in SHOWN_CODECS:
         curves[kind] = []
-        for quality in classic_codecs.CURVE:
+        for quality in picture_codecs.CURVE:
             rows = []
             for photograph in photographs:
-                data = classic_codecs.encode(photograph.original, kind, quality)
+                data = picture_codecs.encode(photograph.original, kind, quality)
                 row = _rate(photograph.original, len(data))
-                rows.append(row | _distance(photograph.original, classic_codecs.decode(data)))
+                rows.append(row | _distance(photograph.original, picture_codecs.decode(data)))
             curves[kind].append({"quality": quality} | _mean(rows))
     return curves
 

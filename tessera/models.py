@@ -1,28 +1,18 @@
-"""Names for models: the shipped ones, folders, hub ids; and the device they run on."""
+"""The model that a command means: the one of a name, or the default of a sense."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tok_core.errors import ConfigError, WeightsError, nearest
+from tok_core.errors import WeightsError
+from tok_core.shipped_models import find_device, shipped_models
+from tok_core.shipped_models import find_model as find_named_model
 
 if TYPE_CHECKING:
     from tok_core.contract import Autoencoder, Tokenizer
 
 DEFAULT_MODELS = {"image": "one-d-piece-tiny", "audio": "wavtokenizer-tiny"}
 DEFAULT_MODEL = DEFAULT_MODELS["image"]
-
-
-def shipped_models() -> dict[str, Path]:
-    """Return the folders of the models that come with the package, by name."""
-    from assets import asset_path
-
-    try:
-        root = Path(asset_path("models"))
-    except FileNotFoundError:
-        return {}
-    return {f.name: f for f in sorted(root.glob("*")) if (f / "config.json").is_file()}
 
 
 def default_model(sense: str) -> str:
@@ -47,41 +37,10 @@ def find_model(name: str | None) -> str:
     Raises:
         WeightsError: it is neither a shipped name, nor a folder, nor shaped like a hub id.
     """
+    if name is None:
+        name = DEFAULT_MODEL
     shipped = shipped_models()
-    name = DEFAULT_MODEL if name is None else name
-    if name in shipped:
-        return str(shipped[name])
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if path.exists() or not is_hub_id:
-        raise WeightsError(
-            f"'{name}' is neither a model folder nor a shipped model; shipped are "
-            f"{', '.join(shipped) or 'none'}{nearest(name, shipped)}"
-        )
-    return name
-
-
-def find_device(device: str) -> str:
-    """Return the torch device string for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    import torch
-
-    mps = torch.backends.mps.is_available()
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    kind, _, index = device.partition(":")
-    have = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}
-    if kind not in have or (index and not index.isdigit()):
-        raise ConfigError(f"'{device}' is no device; legal are auto, cpu, cuda, cuda:N and mps.")
-    if have[kind] <= int(index or 0):
-        here = ", ".join(name for name, count in have.items() if count)
-        raise ConfigError(f"this machine has no device '{device}'; it has {here}.")
-    return device
+    return str(shipped[name]) if name in shipped else find_named_model(name)
 
 
 def load_model(name: str | None, *, device: str = "cpu") -> Autoencoder:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tessera.files import Plan
 from tessera.pipeline import Report, Row
+from tok_core import command_line
 
 # Column heading and number format by the key of a row; keys that are not here stay in the JSON.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -37,7 +37,7 @@ MOST_ROWS = 24
 
 def say(sentence: str) -> None:
     """Print a note for people, on stderr."""
-    print(f"tessera: {sentence}", file=sys.stderr, flush=True)
+    command_line.say(sentence)
 
 
 def print_json(value: Any) -> None:
@@ -54,36 +54,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
-
-
-@contextmanager
-def progress_bar(total: int, verb: str) -> Iterator[Callable[[int], None]]:
-    """Show files done, rate and time left while the block runs (only on a terminal)."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    hidden = not console.is_terminal or total < 2
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task(verb, total=total, rate="")
-
-        def advance(files: int) -> None:
-            progress.advance(task, files)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.1f} files/s" if speed else "")
-
-        yield advance
 
 
 def print_table(title: str, rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tessera import files, report
 from tessera.modality import MediaCodec, open_codec
 from tessera.pipeline import Row, Steps, run
+from tok_core.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from tok_core.contract import Tokenizer
@@ -75,7 +76,7 @@ class Session:
         self, plan: files.Plan, steps: Steps[Any, Any], *, verb: str, as_json: bool
     ) -> int:
         """Run the pipeline under a progress bar, print the report, return the exit code."""
-        with report.progress_bar(len(plan.jobs), verb) as advance:
+        with progress_bar(len(plan.jobs), verb) as advance:
             result = run(plan.jobs, steps, batch_size=self.batch_size, advance=advance)
         return report.finish(result, plan, as_json=as_json, verb=verb, facts=self.facts)
 

@@ -1,4 +1,4 @@
-"""The deterministic fill of shared/parity/metrics/README.md: big networks without stored weights."""
+"""The fill rule of shared/parity/metrics/README.md: big networks without stored weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""``python -m eval`` is the same as ``tessera eval``."""
+
+from eval.cli import main
+
+main()

@@ -1,0 +1,162 @@
+"""WER and CER of sounds: a speech recogniser that the user names writes the transcripts.
+
+    decoded sound ──recogniser──▶ words ┐
+    original ──transcript file, or recogniser──▶ words ┴▶ errors / words of the original
+
+Letters: B sounds, T samples.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.entry_point import is_entry_point, load_entry_point
+from eval.metric_entry import MetricEntry
+from eval.sound_metric import SPEECH_RATE
+from eval.word_errors import WordErrors, read_transcripts
+from tok_core.errors import ConfigError, WeightsError
+from tok_core.torchaudio_guard import guard_torchaudio
+
+# Sounds (B, T) at 16 kHz to one text for each.
+Recogniser = Callable[[Tensor], Sequence[str]]
+
+
+def load_recogniser(name: str, *, device: str = "cpu") -> Recogniser:
+    """Find a speech recogniser by name; nothing is downloaded.
+
+    Args:
+        name: MODULE:FUNCTION that maps sounds (B, T) at 16 kHz to texts, transformers:NAME, or a
+            folder. device: where it runs.
+
+    Raises:
+        ConfigError: no such function, or transformers is not installed. WeightsError: a model that
+            is not on this machine.
+
+    Example:
+        >>> load_recogniser("my_models:whisper")(torch.zeros(1, 16000))  # doctest: +SKIP
+        ['']
+    """
+    plain = name.removeprefix("transformers:")
+    if name == plain and is_entry_point(name):
+        return load_entry_point(
+            name, takes="sounds (B, T) at 16 kHz", others="transformers:NAME", device=device
+        )
+    guard_torchaudio()
+    try:
+        import transformers
+    except ImportError:
+        raise ConfigError(
+            f"'{name}' needs transformers, which is not installed; run pip install transformers, "
+            "or name an entry point MODULE:FUNCTION."
+        ) from None
+    try:
+        # A pipeline takes names from the network unless it is told not to.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        recogniser: Any = transformers.pipeline(
+            "automatic-speech-recognition", model=plain, device=device
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"'{plain}' cannot be used to recognise speech ({reason}); put the model's folder on "
+            "this machine and name its path: nothing is downloaded."
+        ) from None
+
+    def listen(sounds: Tensor) -> list[str]:
+        arrays = [one.cpu().numpy() for one in sounds]
+        found = recogniser([{"raw": a, "sampling_rate": SPEECH_RATE} for a in arrays])
+        return [one["text"] for one in found]
+
+    return listen
+
+
+class HeardWordErrors(WordErrors):
+    """Word or character error rate of decoded speech.
+
+    Args:
+        recogniser: its name, see `load_recogniser`; or a function.
+        transcripts: JSONL file with what was said, by item name (without ending, or whole); None
+            lets the recogniser write it from the originals.
+        names: of all items of the run, by index; needed with transcripts.
+        options: of `WordErrors`.
+
+    Raises:
+        ConfigError: no recogniser, or items without a transcript.
+    """
+
+    sample_rate = SPEECH_RATE
+
+    def __init__(
+        self, recogniser: str | Recogniser | None = None, *,
+        transcripts: str | Path | None = None, names: Sequence[str] = (), **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(**options)
+        if recogniser is None:
+            raise ConfigError(
+                "word errors were asked for without a speech recogniser; name one with "
+                "--recogniser: transformers:NAME, a folder, or MODULE:FUNCTION that maps sounds "
+                "(B, T) at 16 kHz to texts."
+            )
+        self.listen = load_recogniser(recogniser) if isinstance(recogniser, str) else recogniser
+        self.said: list[str] | None = None
+        if transcripts is not None:
+            known = read_transcripts(transcripts)
+            stems = {os.path.splitext(name)[0]: text for name, text in known.items()}
+            missing = [one for one in names if os.path.splitext(one)[0] not in stems]
+            if missing:
+                raise ConfigError(
+                    f"{transcripts} lacks {len(missing)} of the {len(names)} items "
+                    f"({', '.join(missing[:3])}); add a line for each."
+                )
+            self.said = [stems[os.path.splitext(name)[0]] for name in names]
+
+    def update(  # type: ignore[override]
+        self, test: Tensor, reference: Tensor, indices: Sequence[int] | Tensor | None = None
+    ) -> None:
+        """Take sounds at 16 kHz, (B, 1, T), (B, T) or (T,): decoded first, then original."""
+        heard = self._texts(test)
+        if self.said is None or indices is None:
+            said = self._texts(reference)
+        else:
+            said = [self.said[int(index)] for index in indices]
+        super().update(heard, said, indices=indices)
+
+    def _texts(self, sounds: Tensor) -> list[str]:
+        with torch.no_grad():
+            found = list(self.listen(sounds.reshape(-1, sounds.shape[-1]).float()))
+        if not all(isinstance(text, str) for text in found):
+            raise ConfigError(
+                "the speech recogniser returned something that is no text; it must return one "
+                "string for each sound."
+            )
+        return found
+
+
+def heard(
+    entry: MetricEntry, recogniser: str | None, transcripts: str | None
+) -> MetricEntry:
+    """Return an entry of `WordErrors` as a measure of sounds by a named recogniser."""
+    options = {**entry.options, "reference": "transcripts" if transcripts else "recogniser"}
+    build = partial(_build, recogniser, transcripts)
+    label = "" if recogniser is None else f"; heard by {recogniser}"
+    return replace(
+        entry, sense="audio", build=build, options={**options, "recogniser": recogniser},
+        source=entry.source + label,
+    )  # fmt: skip
+
+
+def _build(
+    name: str | None, transcripts: str | None, *, reference: str = "",
+    recogniser: str | None = None, names: Sequence[str] = (), **options: Any,
+) -> HeardWordErrors:  # fmt: skip
+    # ``reference`` and ``recogniser`` are in the options for the record.
+    del reference, recogniser
+    return HeardWordErrors(name, transcripts=transcripts, names=names, **options)
