@@ -17,6 +17,7 @@ from eval.commands import (
     perturbed,
     pfid,
     plot,
+    published,
     rd,
     recon,
     report,
@@ -43,6 +44,7 @@ app.command("contribution")(contribution.contribution)
 app.command("compare")(compare.compare)
 app.command("plot")(plot.plot)
 app.command("report")(report.report)
+app.command("published")(published.published)
 app.command("metrics")(metrics.metrics)
 
 

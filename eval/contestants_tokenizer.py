@@ -127,12 +127,12 @@ class TokenizerContestant(Contestant):
             codes = run["codes"].split(sizes) if run["codes"] is not None else [None] * len(places)
             total = sum(sizes)
             for place, output, code, size in zip(places, outputs, codes, sizes, strict=True):
-                signal, geometry = signals[place], geometries[place]
-                values = output[0] if geometry is None else restore(output, geometry)
+                signal, cut = signals[place], geometries[place]
+                values = output[0] if cut is None else restore(output, cut)
                 made[place] = Reconstruction(
                     values, tokens=code,
                     bytes_on_disk=self._bytes(
-                        code, signal, None if geometry is None else geometry.policy
+                        code, signal, None if cut is None else cut.policy
                     ),
                     encode_seconds=run["encode"] * size / total,
                     decode_seconds=run["decode"] * size / total,

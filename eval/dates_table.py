@@ -68,7 +68,7 @@ def _column(title: str, key: str, metric: str, higher: bool | None, **more: Any)
 ROW_COLUMNS = (
     _column("tokenizer", "tokenizer", "tokenizer", None),
     _column("#Q", "codebooks", "num_codebooks", None, digits=0),
-    _column("kbps", "kbps", "kbps", None),
+    _column("kbps", "kbps", "kbps/nominal", None),
     _column("token rate", "token_rate", "token_rate", None, digits=0),
 )
 SPEECH_COLUMNS = (

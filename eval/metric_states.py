@@ -7,13 +7,14 @@ one process saw nothing; a run here also merges what a killed run left on disk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat, dim_zero_sum
 
+M = TypeVar("M", bound=Metric)
 # A tensor, or a list of tensors, by path of the inner metric and name of the state.
 States = dict[str, Tensor | list[Tensor]]
 
@@ -65,7 +66,7 @@ def real_states(states: States) -> States:
     return {key: value for key, value in states.items() if key.rpartition(".")[2][:4] == "real"}
 
 
-def keep_from_syncing(metric: Metric) -> Metric:
+def keep_from_syncing(metric: M) -> M:
     """Let ``compute`` see this process's states alone; a run merges them itself."""
     for _, part in _parts(metric):
         part.distributed_available_fn = _alone

@@ -47,7 +47,8 @@ class Protocol:
         extractor, extractor_sha256: the feature network and its weights, once known.
         extractor_resize: how pictures reach the network's size. precision: of its arithmetic.
         inception_splits: how the samples are split for the Inception Score.
-        sample_rate: in Hz at which sound goes in; None for the contestant's own rate.
+        sample_rate: in Hz at which sound goes in; None for the lowest rate among the files, which
+            the score then holds.
         resample: the resampler. channels: how many become one.
         trim: ``shorter`` cuts both sounds to the shorter one, ``original`` pads or cuts the
             decoded one to the original's length.
@@ -188,8 +189,8 @@ def difference(a: Protocol, b: Protocol, *, kind: str | None = None) -> tuple[Di
     return tuple(one for one in found if one.first != one.second)
 
 
-_IMAGENET = {"sense": "image", "samples": 50_000, "size": 256, "extractor": "inception-fid"}
-_SPEECH = {"sense": "audio", "split": "test-clean"}
+_IMAGENET: dict[str, Any] = {"sense": "image", "samples": 50_000, "size": 256, "extractor": "inception-fid"}
+_SPEECH: dict[str, Any] = {"sense": "audio", "split": "test-clean"}
 _BUILT_IN = (
     Protocol(
         name="adm", **_IMAGENET, split="train", crop="adm", byte_rule="adm", reference="file",

@@ -12,7 +12,7 @@ from eval.score import GROUND_TRUTH, Score, ScoreFile
 from tok_core.errors import ConfigError, nearest
 
 PUBLISHED = ("dates-speech",)
-_RATES = ("kbps", "token_rate")
+_RATES = ("kbps/nominal", "token_rate")
 _ROW = ("tokenizer", "codebooks")  # what a row is, not how it scores
 
 

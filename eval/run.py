@@ -176,8 +176,9 @@ class Run:
                 made = leg.contestant.reconstruct(signals, leg.budget)
                 # The first batch is slower than all others; alone it must do.
                 judge.update(signals, made, timed=done > 0 or len(self.block) <= step)
-                for signal, one in zip(signals, made, strict=True) if self.samples else ():
-                    self.samples.keep(leg.contestant, leg.budget, signal, one)
+                if self.samples is not None:
+                    for signal, one in zip(signals, made, strict=True):
+                        self.samples.keep(leg.contestant, leg.budget, signal, one)
                 done += len(signals)
                 advance(len(signals))
                 if self.checkpoint.due():
