@@ -73,10 +73,10 @@ class ItemMetric(Metric):
     def collected(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return values float64, failure codes and indices int64, each (N,), in order of index."""
         if not len(self.values):
-            return (torch.zeros(0, dtype=torch.float64), *(torch.zeros(2, 0).long().unbind()))
-        values, codes, indices = (
-            dim_zero_cat(part) for part in (self.values, self.codes, self.indices)
-        )
+            none = torch.zeros(0, dtype=torch.int64)
+            return none.double(), none, none
+        values, codes = dim_zero_cat(self.values), dim_zero_cat(self.codes)
+        indices = dim_zero_cat(self.indices)
         order = torch.argsort(indices, stable=True)
         return values[order], codes[order], indices[order]
 

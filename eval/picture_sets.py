@@ -148,10 +148,10 @@ def _bare(path: Path) -> ReferenceStatistics:
     import zipfile
 
     from eval.moments import Moments
-    from eval.reference_statistics import _array_header
+    from eval.reference_statistics import array_header
 
     with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
-        shape, kind = _array_header(member)
+        shape, kind = array_header(member)
     if len(shape) != 4 or shape[-1] != 3 or kind.str != "|u1":
         raise MediaError(
             f"{path}: arr_0 has shape {tuple(shape)} and type {kind}; legal are pictures "

@@ -212,8 +212,8 @@ Its features define the distance `frechet/{facts["name"]}`, which is never calle
 | size | {facts["parameters"]:,} parameters, float16 |
 | trained on | {recipe["pictures"]} procedural pictures of seed {recipe["seed"]}, flipped, \
 colours swapped and inverted |
-| steps | {recipe["steps"]} of {recipe["batch"]} pictures, {facts["cpu_seconds"] / 60:.0f} minutes of \
-CPU time on {facts["threads"]} thread(s) |
+| steps | {recipe["steps"]} of {recipe["batch"]} pictures, {facts["cpu_seconds"] / 60:.0f} minutes \
+of CPU time on {facts["threads"]} thread(s) |
 | accuracy | {facts["accuracy"]:.1%} of {recipe["test_pictures"]} pictures of another seed |
 | licence | Apache-2.0; no data of others |
 

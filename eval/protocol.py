@@ -189,7 +189,9 @@ def difference(a: Protocol, b: Protocol, *, kind: str | None = None) -> tuple[Di
     return tuple(one for one in found if one.first != one.second)
 
 
-_IMAGENET: dict[str, Any] = {"sense": "image", "samples": 50_000, "size": 256, "extractor": "inception-fid"}
+_IMAGENET: dict[str, Any] = {
+    "sense": "image", "samples": 50_000, "size": 256, "extractor": "inception-fid",
+}  # fmt: skip
 _SPEECH: dict[str, Any] = {"sense": "audio", "split": "test-clean"}
 _BUILT_IN = (
     Protocol(

@@ -75,7 +75,7 @@ class ReferenceStatistics:
         size = height * width * channels
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as member:
-                _array_header(member)
+                array_header(member)
                 for at in range(0, count, batch):
                     rows = min(batch, count - at)
                     data = member.read(rows * size)
@@ -193,7 +193,7 @@ def _damaged(path: Path, reason: str) -> MediaError:
     )
 
 
-def _array_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def array_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return shape and dtype, reading the head of an ``.npy`` only."""
     version = np.lib.format.read_magic(member)
     read = {
@@ -212,7 +212,7 @@ def _array_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def _read(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...] | None) -> np.ndarray:
     """Return one small array; its size is checked before anything is unpacked."""
     with archive.open(f"{name}.npy") as member:
-        found, dtype = _array_header(member)
+        found, dtype = array_header(member)
         if shape is not None and found != shape:
             raise ValueError(f"{name} has shape {found} and {shape} is needed")
         size = int(np.prod(found, dtype=object)) * dtype.itemsize
@@ -226,7 +226,7 @@ def _moments(
     archive: zipfile.ZipFile, mean: str, covariance: str, dimension: int | None
 ) -> tuple[Tensor, Tensor]:
     with archive.open(f"{mean}.npy") as member:
-        shape, dtype = _array_header(member)
+        shape, dtype = array_header(member)
     if len(shape) != 1 or not 1 <= shape[0] <= LARGEST_DIMENSION or dtype.kind != "f":
         raise ValueError(f"{mean} has shape {shape} of {dtype}; numbers (D,) are needed")
     if dimension is not None and shape[0] != dimension:
@@ -246,7 +246,7 @@ def _moments(
 
 def _pictures(archive: zipfile.ZipFile) -> tuple[int, int, int, int]:
     with archive.open("arr_0.npy") as member:
-        shape, dtype = _array_header(member)
+        shape, dtype = array_header(member)
     if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or min(shape) < 1:
         raise ValueError(f"arr_0 has shape {shape} of {dtype}; uint8 (N, H, W, 3) is needed")
     return shape[0], shape[1], shape[2], shape[3]
@@ -254,7 +254,7 @@ def _pictures(archive: zipfile.ZipFile) -> tuple[int, int, int, int]:
 
 def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
     with archive.open("header.npy") as member:
-        shape, dtype = _array_header(member)
+        shape, dtype = array_header(member)
     if len(shape) != 1 or dtype != np.uint8 or shape[0] > LARGEST_HEADER:
         raise ValueError(f"its header has shape {shape} of {dtype}; JSON bytes are needed")
     plain = json.loads(_read(archive, "header", shape).tobytes())

@@ -129,7 +129,8 @@ def test_dates_columns_are_exactly_those_of_the_site() -> None:
     at: dict[str, Any] = {"budget": 8, "budget_name": "codebooks", "protocol": SPEECH}
     files = [run(
         score("ground truth", "stoi", 1.0, protocol=SPEECH, direction="higher"),
-        score("codec", "kbps/nominal", 6.0, kind="rate", **at), score("codec", "pesq/wb", 2.77, **at),
+        score("codec", "kbps/nominal", 6.0, kind="rate", **at),
+        score("codec", "pesq/wb", 2.77, **at),
         score("codec", "si_sdr", 4.83, title="SI-SDR", unit="dB", **at),
     )]  # fmt: skip
     rows = list(csv.reader(io.StringIO(render(files, format="csv", columns="dates"))))

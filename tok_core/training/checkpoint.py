@@ -169,7 +169,7 @@ def load_optimizer(
         name, _, moment = key.rpartition("/")
         parameter = by_name[name]
         # AdamW keeps its step count on the CPU, its moments beside the parameter.
-        where = torch.device("cpu") if tensor.dim() == 0 else parameter.device
+        where = parameter.device
         optimizer.state[parameter][moment] = tensor.to(where)
 
 
