@@ -29,7 +29,7 @@ CARD = """\
 
 Reproduce it (the run folder also keeps every metric):
 
-    accelerate launch -m audio_tok.train --config assets/configs/{recipe} --out runs/{name}
+    accelerate launch -m audio_tok.train --config assets/configs/{recipe} --out runs/{name}{workers}
     python -m audio_tok.audio_model_card runs/{name} assets/models/{name}
 
 ## Held-out scores
@@ -37,13 +37,13 @@ Reproduce it (the run folder also keeps every metric):
 Means over {sentences} sentences ({total:g} s), whole, spoken by espeak-ng; neither the sentences
 nor the voices occur in training. They use {codes_used} of {codebook} codes.
 
-| mel distance | SI-SDR (dB) | STOI | PESQ (wide band) |
-|---:|---:|---:|---:|
-| {mel_distance} | {si_sdr} | {stoi} | {pesq} |
+| | mel distance | SI-SDR (dB) | STOI | PESQ (wide band) |
+|---|---:|---:|---:|---:|
+{scores}
 
-## While it trained
+{stages}## While it trained
 
-The fixed validation clips; the adversarial terms {adversarial}.{stages}
+The fixed validation clips; the adversarial terms {adversarial}.
 
 | step | mel distance | SI-SDR (dB) | STOI | PESQ |
 |---:|---:|---:|---:|---:|
@@ -63,13 +63,17 @@ SPOKEN = {"speech": "synthetic speech (espeak-ng, many voices and languages)",
 def write_model_card(run: Path, target: Path, *, machine: str) -> dict[str, Any]:
     """Copy ``run/model`` to ``target``, score it on the held-out speech and write its README.md.
 
+    Where the run trained discriminators and still has a checkpoint from before they began, that one
+    is scored as well, so that the card shows what the adversarial stage did.
+
     Args:
         run: a finished run folder of `audio_tok.train`.
         target: folder to fill; an old model there is replaced.
         machine: words for the table, such as ``2 CPU cores``.
 
     Returns:
-        The scores, as written to ``target/scores.json``.
+        The scores, as written to ``target/scores.json``; those before the adversarial stage, with
+        their ``step``, under ``before``.
 
     Raises:
         TesseraError: the run has not finished.
@@ -82,53 +86,70 @@ def write_model_card(run: Path, target: Path, *, machine: str) -> dict[str, Any]
 
     finished = ship_run(run, target, units="clips")
     scores = held_out_scores(finished.model)
+    before = _scores_before(run, target, _adversarial_start(finished.config))
+    if before is not None:
+        scores["before"] = before
     finished.finish(scores, _card(finished, scores, machine))
     return scores
 
 
 def _card(finished: FinishedRun, scores: dict[str, Any], machine: str) -> str:
     model, data, lines = finished.model, finished.config["data"], finished.lines
-    spec = model.spec
+    spec, workers = model.spec, finished.config["train"]["workers"]
+    start = _adversarial_start(finished.config)
     return CARD.format(
         **finished.facts(), data=finished.data(SPOKEN), machine=machine,
         sentence="A small WavTokenizer, for demonstrations and tests.",
+        workers=f" \\\n        --set train.workers={workers}" if workers else "",
         rate=model.sample_rate, token_rate=spec.token_rate, bits=spec.bits[0],
         kbits=sum(spec.bits) * spec.token_rate / 1000,
         seconds=data["segment"] / data["sample_rate"], sentences=scores["sentences"],
         total=scores["seconds"], codes_used=scores["codes_used"], codebook=spec.vocabulary[0],
-        adversarial=_adversarial(lines), stages=_stages(lines),
+        adversarial="were never on" if start is None else f"act from step {start} on",
+        scores="\n".join(_scored(scores)), stages=_stages(scores),
         rows="\n".join(_row(line) for line in lines if "validation/mel_distance" in line),
-        **{name: _number(scores[name]) for name in FIGURES},
     )  # fmt: skip
 
 
-def _adversarial(lines: list[dict[str, Any]]) -> str:
-    """Say from which logged step on a discriminator was trained."""
-    first = _first_judged(lines)
-    return "were never switched on" if first is None else f"act from about step {first} on"
+def _adversarial_start(config: dict[str, Any]) -> int | None:
+    """Return the step at which the first discriminator enters, None where none does."""
+    judges = [config["objective"].get(name) for name in ("period", "resolution", "dac")]
+    starts = [judge["start"] for judge in judges if judge and judge.get("enabled", True)]
+    return min((x for x in starts if x < config["train"]["steps"]), default=None)
 
 
-def _first_judged(lines: list[dict[str, Any]]) -> int | None:
-    judged = [line for line in lines if any(key.startswith("discriminator/") for key in line)]
-    return min((int(line["step"]) for line in judged), default=None)
+def _scores_before(run: Path, target: Path, start: int | None) -> dict[str, Any] | None:
+    """Score the averaged weights of the last checkpoint without a discriminator, if it is there."""
+    from audio_tok.held_out_speech import held_out_scores
+    from tok_core.loading import load
+    from tok_core.training.checkpoint import checkpoints, load_module
+
+    if start is None:
+        return None
+    for folder in reversed(checkpoints(run / "checkpoints")):
+        step = int(folder.name.rpartition("_")[2])
+        if step <= start and (folder / "ema.safetensors").is_file():
+            model = load(target)
+            load_module(model, folder / "ema.safetensors")
+            return {"step": step, **held_out_scores(model)}
+    return None
 
 
-def _stages(lines: list[dict[str, Any]]) -> str:
-    """Compare the last scores before the adversarial stage with those at its end."""
-    first = _first_judged(lines)
-    scored = [line for line in lines if "validation/mel_distance" in line]
-    before = [line for line in scored if first is not None and line["step"] < first]
-    if not before or scored[-1] is before[-1]:
+def _scored(scores: dict[str, Any]) -> list[str]:
+    rows = [("the shipped weights", scores)]
+    if "before" in scores:
+        rows.insert(0, (f"step {scores['before']['step']}, log mel alone", scores["before"]))
+    return [f"| {title} | " + " | ".join(_number(row[name]) for name in FIGURES) + " |"
+            for title, row in rows]  # fmt: skip
+
+
+def _stages(scores: dict[str, Any]) -> str:
+    """Say what the rows of the held-out table compare."""
+    if "before" not in scores:
         return ""
-    old, new = before[-1], scored[-1]
-    parts = [
-        f"{title} {_number(old.get(key))} before and {_number(new.get(key))} after"
-        for title, key in (("mel distance", "validation/mel_distance"),
-                           ("PESQ", "validation/pesq"), ("STOI", "validation/stoi"))
-    ]
     return (
-        f"\nBefore (step {old['step']}) and after it (step {new['step']}; the learning rate fell "
-        f"as well):\n{', '.join(parts)}."
+        "The first row is the model as the adversarial stage found it, the last what came out; the "
+        "learning\nrate fell as well.\n\n"
     )
 
 

@@ -168,9 +168,8 @@ def load_optimizer(
     for key, tensor in tensors.items():
         name, _, moment = key.rpartition("/")
         parameter = by_name[name]
-        # AdamW keeps its step count on the CPU, its moments beside the parameter.
-        where = parameter.device
-        optimizer.state[parameter][moment] = tensor.to(where)
+        # The fused AdamW keeps its step count, too, beside the parameter.
+        optimizer.state[parameter][moment] = tensor.to(parameter.device)
 
 
 def save_random_state(folder: Path, process: int) -> None:
