@@ -6,6 +6,7 @@ Random weights, 24 kHz, batch 1, the same sound for all: encode to codes and dec
 turns in one process. Then each codec again in a process of its own, as a user would run it (ours
 with `tok_core.warm_memory`, as the ``tessera`` command), where the extra memory of a call is read
 as well: the peak of the resident set above its size before the call (Linux with glibc only).
+Sounds longer than SHORT seconds are run once, and DAC, which takes minutes there, not alone again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tok_core.torchaudio_guard import guard_torchaudio
 
 RESULT = Path(__file__).parent / "results" / "audio_codec_speed.json"
 RATE = 24000
+SHORT = 10.0
 OURS = ("WavTokenizer, 75 tokens/s", "WavTokenizer, 40 tokens/s")
 PEERS = ("EnCodec", "Mimi", "DAC")
 HEADS = ("encode s", "decode s", "both s", "own both s", "memory MB", "GFLOP/s")
@@ -143,9 +145,10 @@ def main() -> None:
         return
     rows = []
     for seconds in options.seconds:
-        part = in_turns(seconds, options.repeats)
+        repeats = options.repeats if seconds <= SHORT else 0
+        part = in_turns(seconds, repeats)
         for row in part:
-            row |= _alone_elsewhere(row["codec"], seconds, options.repeats)
+            row |= _alone_elsewhere(row["codec"], seconds, repeats)
         _print(part, seconds)
         rows += part
     types = decoder_types(options.repeats)
@@ -162,7 +165,9 @@ def main() -> None:
     options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _alone_elsewhere(name: str, seconds: float, repeats: int) -> dict[str, float]:
+def _alone_elsewhere(name: str, seconds: float, repeats: int) -> dict[str, float | None]:
+    if name == "DAC" and seconds > SHORT:
+        return {"own_both": None, "extra": None}
     command = [
         sys.executable, __file__, "--alone", name, "--seconds", str(seconds), "--repeats",
         str(repeats),
@@ -176,11 +181,14 @@ def _print(rows: list[dict[str, Any]], seconds: float) -> None:
     print(f"{'':28}" + "".join(f"{head:>12}" for head in HEADS) + "   times ours is faster: 75, 40")
     ours = [row["both"] for row in rows if row["codec"] in OURS]
     for row in rows:
-        cells = [f"{row[key]:12.3f}" for key in ("encode", "decode", "both", "own_both")]
-        rate = row["gflops"]
-        cells += [f"{row['extra'] / 1e6:12.0f}", "-".rjust(12) if rate is None else f"{rate:12.0f}"]
+        cells = [_cell(row[key], ".3f") for key in ("encode", "decode", "both", "own_both")]
+        cells += [_cell(row["extra"] and row["extra"] / 1e6, ".0f"), _cell(row["gflops"], ".0f")]
         ratios = ", ".join(f"{row['both'] / mine:.2f}" for mine in ours)
         print(f"{row['codec']:28}{''.join(cells)}   {ratios}")
+
+
+def _cell(value: float | None, form: str) -> str:
+    return ("-" if value is None else format(value, form)).rjust(12)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the field in which they differ, or, where that is allowed, gives each its own co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eval.comparable import check_fields, is_allowed, unlike
@@ -45,6 +46,44 @@ def compare(
     read = [one if isinstance(one, ScoreFile) else ScoreFile.read(one) for one in files]
     refuse_unlike(read, columns=columns, allow=allow)
     return lay_out(read, columns=columns, allow=allow, spread=spread)
+
+
+def by_sense(
+    files: Sequence[ScoreFile | str | Path], columns: str | Sequence[str] | None = None
+) -> list[tuple[list[ScoreFile], str | Sequence[str] | None]]:
+    """Split files into those of pictures and those of sound: no column could hold both.
+
+    Args:
+        files: score files, or paths of them. columns: wanted of all of them, as `compare` takes.
+
+    Returns:
+        For each sense that has scores of the wanted columns, its files and its columns.
+
+    Raises:
+        ConfigError: a file that cannot be read, a column without a score.
+    """
+    read = [one if isinstance(one, ScoreFile) else ScoreFile.read(one) for one in files]
+    scores = [score for file in read for score in file.scores]
+    senses = list(dict.fromkeys(score.protocol.sense for score in scores))
+    if len(senses) < 2:
+        return [(read, columns)]
+    wanted_columns(columns, scores)
+    parts: list[tuple[list[ScoreFile], str | Sequence[str] | None]] = []
+    for sense in senses:
+        ours = [_of_sense(file, sense) for file in read]
+        there = {score.metric for file in ours for score in file.scores}
+        if columns is None or isinstance(columns, str):
+            kept = columns
+        elif not (kept := [name for name in columns if name in there]):
+            continue
+        if columns != "dates" or sense == "audio":
+            parts.append(([file for file in ours if file.scores], kept))
+    return parts
+
+
+def _of_sense(file: ScoreFile, sense: str) -> ScoreFile:
+    found = tuple(score for score in file.scores if score.protocol.sense == sense)
+    return replace(file, scores=found)
 
 
 def refuse_unlike(

@@ -35,27 +35,30 @@ def compare(
     format: o.FormatOption = o.Format.rich,
     force: o.Force = False,
 ) -> int:
-    """Put score files into one table; scores of unlike protocols are refused, by field.
+    """Put score files into one table (one for pictures and one for sounds, where there are
+    both); scores of unlike protocols are refused, by field.
 
     [bold]eval compare results/*.json --columns psnr,lpips/vgg,bpp --format latex[/bold]
     """
     from eval import table
+    from eval.compare import by_sense
     from eval.compare import compare as compared
     from eval.session import check_target, column_order
     from tok_core.atomic_write import write_bytes
     from tok_core.command_line import say
 
     check_target(out, force=force, endings=tuple(table.ENDINGS))
-    layout = compared(
-        files, columns=column_order(o.listed(columns)), allow=o.listed(allow) or (), spread=spread
-    )
+    layouts = [
+        compared(part, columns=kept, allow=o.listed(allow) or (), spread=spread)
+        for part, kept in by_sense(files, column_order(o.listed(columns)))
+    ]
     if out is not None:
-        ending = "." + out.rpartition(".")[2]
-        text = table.format_named(table.ENDINGS[ending])(layout)
-        write_bytes(out, text.encode(), force=force)
+        draw = table.format_named(table.ENDINGS["." + out.rpartition(".")[2]])
+        write_bytes(out, "\n".join(map(draw, layouts)).encode(), force=force)
         say(f"wrote {out}")
     elif format is o.Format.rich:
-        table.print_layout(layout)
+        for layout in layouts:
+            table.print_layout(layout)
     else:
-        print(table.format_named(format.value)(layout), end="")
+        print("\n".join(map(table.format_named(format.value), layouts)), end="")
     return 0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.comparable import check_fields, field_value, first_unlike, unlike
-from eval.compare import compare
+from eval.compare import by_sense, compare
 from eval.score import ScoreFile
 from tests.eval.score_files import HASH, PICTURES, SPEECH, full_run, run, score
 from tok_core.errors import ConfigError
@@ -145,3 +145,19 @@ def test_unlike_is_symmetric_and_names_what_was_changed(fields: list[str], count
     assert clash is not None
     for one in clash[2]:
         assert field_value(score(), one.field) != field_value(other, one.field)
+
+
+def test_pictures_and_sounds_stand_in_tables_of_their_own(tmp_path: Path) -> None:
+    pictures = written(tmp_path, "a.json", score("a", "psnr", 1.0), score("a", "bytes", 9.0))
+    sounds = written(
+        tmp_path, "b.json", score("b", "stoi", 0.9, protocol=SPEECH),
+        score("b", "bytes", 7.0, protocol=SPEECH),
+    )  # fmt: skip
+    refusal(pictures, sounds)  # one table they are not
+    parts = by_sense([pictures, sounds])
+    assert [[f.path for f in part] for part, _ in parts] == [[pictures], [sounds]]
+    assert all(compare(part, columns=kept) for part, kept in parts)
+    [(part, kept)] = by_sense([pictures, sounds], ["psnr"])
+    assert [f.path for f in part] == [pictures] and kept == ["psnr"]
+    with pytest.raises(ConfigError, match="psnrr"):
+        by_sense([pictures, sounds], ["psnrr"])
