@@ -62,8 +62,15 @@ def merged_states(metric: Metric, every: Sequence[States]) -> States:
 
 
 def real_states(states: States) -> States:
-    """Return the states of the originals' side, which are called ``real...`` by habit."""
-    return {key: value for key, value in states.items() if key.rpartition(".")[2][:4] == "real"}
+    """Return the states of the originals' side, which are called ``real...`` by habit.
+
+    Keys are the paths of `metric_states`, with or without ``NAME|`` of a part before them.
+    """
+
+    def name(key: str) -> str:
+        return key.rpartition("|")[2].rpartition(".")[2]
+
+    return {key: value for key, value in states.items() if name(key).startswith("real")}
 
 
 def keep_from_syncing(metric: M) -> M:

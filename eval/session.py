@@ -115,7 +115,8 @@ class Session:
         """Return the protocol with the hash of its reference file, and what metrics need of it.
 
         Raises:
-            ConfigError: the protocol compares with a file and none was given.
+            ConfigError: the protocol compares with a file and none was given; rFID of pictures that
+                are no training pictures against statistics of those.
         """
         if not any(entry.kind == "distribution" for entry in entries):
             return protocol, {}
@@ -126,9 +127,16 @@ class Session:
                     "--reference FILE.npz."
                 )
             return protocol, {}
-        from eval.reference_statistics import read_statistics
+        from eval.reference_statistics import is_train_statistics, read_statistics
 
         statistics = read_statistics(self.reference)
+        rfid = any(entry.name == "rfid" for entry in entries)
+        if rfid and protocol.split != "train" and is_train_statistics(statistics):
+            raise ConfigError(
+                f"{self.reference} describes training pictures, against which the rFID of others "
+                "comes out far too high; leave --reference out to compare with the originals, or "
+                "judge training pictures with --protocol mar."
+            )
         protocol = protocol.changed(reference="file", reference_sha256=statistics.sha256)
         return protocol, {"reference": self.reference}
 

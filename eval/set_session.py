@@ -30,6 +30,7 @@ class SetSession:
     Args:
         command: the verb. here: the processes of this run. out, force: where scores go.
         batch_size: items per call. seed: of all draws. warnings: sentences on the whole run.
+        endings: that ``out`` may have.
 
     Attributes:
         scores, extras: what `finish` prints and writes.
@@ -42,11 +43,12 @@ class SetSession:
     batch_size: int = 16
     seed: int = 0
     warnings: tuple[str, ...] = ()
+    endings: tuple[str, ...] = (".json",)
     scores: list[Score] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_target(self.out, force=self.force)
+        check_target(self.out, force=self.force, endings=self.endings)
         self.checkpoint = Checkpoint(parts_folder(self.command, self.out), self.here)
 
     def tokenizers(self, names: Sequence[str], sense: str, device: str) -> list[tuple[Any, Any]]:

@@ -98,6 +98,18 @@ def test_a_reference_of_another_shape(files: Files, judge: Judge, tmp_path: Path
     assert "ref.npz" in refused.sentence
 
 
+def test_rfid_against_statistics_of_a_training_set(
+    files: Files, judge: Judge, tmp_path: Path
+) -> None:
+    name = tmp_path / "VIRTUAL_imagenet256_labeled.npz"
+    np.savez(name, mu=np.zeros(2048), sigma=np.eye(2048, dtype=np.float32))
+    words = ("recon", "-t", "jpeg", "--qualities", 50, "--data", files.pictures, "--reference", name)
+    refused = judge(*words, "-m", "rfid", "-p", "titok")
+    assert "describes training pictures" in refused.sentence
+    assert "--protocol mar" in refused.sentence
+    assert judge(*words, "-m", "rfid", "-p", "mar").code == 0  # pictures of the training set
+
+
 def test_missing_weights_are_a_dash_and_the_run_goes_on(
     files: Files, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
