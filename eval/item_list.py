@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -74,10 +75,15 @@ def readable(sense: str) -> frozenset[str]:
 
 
 def list_items(folder: str | Path, sense: str) -> ItemList:
-    """List the pictures or sounds below a folder; a single file is a list of one.
+    """List the pictures or sounds below a folder, or those of a list or a glob.
+
+    Args:
+        folder: searched with its sub-folders; a glob such as ``photos/*/val_*.png``; a ``.txt``
+            file with one path per line, relative ones beside it; a single file is a list of one.
+        sense: ``image`` or ``audio``.
 
     Raises:
-        MediaError: no such folder, or nothing of this sense in it.
+        MediaError: nothing there, or nothing of this sense in it.
 
     Example:
         >>> len(list_items("photos", "image"))  # doctest: +SKIP
@@ -85,8 +91,12 @@ def list_items(folder: str | Path, sense: str) -> ItemList:
     """
     root = Path(folder).expanduser()
     if root.is_file():
+        if root.suffix.lower() == ".txt":
+            return _listed(root, sense)
         return ItemList((Item(root.name, root),), root.parent, sense)
     if not root.is_dir():
+        if glob.has_magic(str(root)):
+            return _named(map(Path, glob.glob(str(root), recursive=True)), str(folder), sense)
         around = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
         raise MediaError(f"there is no folder '{folder}'{nearest(root.name, around)}")
     endings = readable(sense)
@@ -102,6 +112,33 @@ def list_items(folder: str | Path, sense: str) -> ItemList:
             f"'{folder}' holds no {sense} file; legal endings are {' '.join(sorted(endings))}"
         )
     return ItemList(tuple(sorted(found, key=lambda item: item.name)), root, sense)
+
+
+def _listed(file: Path, sense: str) -> ItemList:
+    """Return the files that a text file names."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise MediaError(f"'{file}' is no text; write one path per line") from None
+    paths = [file.parent / line.strip() for line in lines if line.strip()]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise MediaError(f"'{file}' names {len(missing)} file(s) that are not there, the first: "
+                         f"'{missing[0]}'; paths are taken from the list's folder")
+    return _named(paths, str(file), sense)
+
+
+def _named(paths: Iterable[Path], source: str, sense: str) -> ItemList:
+    """Return files of this sense under their paths below the folder that they share."""
+    endings = readable(sense)
+    kept = {path for path in paths if path.suffix.lower() in endings and path.is_file()}
+    if not kept:
+        raise MediaError(
+            f"'{source}' names no {sense} file; legal endings are {' '.join(sorted(endings))}"
+        )
+    root = Path(os.path.commonpath([path.parent for path in kept]))
+    items = [Item(path.relative_to(root).as_posix(), path) for path in kept]
+    return ItemList(tuple(sorted(items, key=lambda item: item.name)), root, sense)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import typer
 # Options that take several words: ``--tokenizer A B C`` is what typer knows as three options.
 SEVERAL = (
     "--tokenizer", "-t", "--metrics", "-m", "--budgets", "-b", "--qualities", "--bitrates",
-    "--allow", "--columns", "--alphas", "--deltas", "--samples-of", "-s",
+    "--allow", "--columns", "--alphas", "--deltas", "--samples-of", "-s", "--stream",
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ Tokenizers = Annotated[
     ),
 ]  # fmt: skip
 Data = Annotated[
-    str, typer.Option("--data", "-d", metavar="DIR", help="Folder (or file) of originals.")
+    str, typer.Option("--data", "-d", metavar="DIR|GLOB|LIST.txt", help="The originals.")
 ]
 Metrics = Annotated[
     list[str] | None,
@@ -206,6 +206,13 @@ def listed(texts: Sequence[str] | None) -> list[str] | None:
     from eval.registry import words
 
     return words(texts)
+
+
+def globbed(paths: Sequence[str]) -> list[str]:
+    """Return the paths with globs expanded, for shells that leave them alone."""
+    from glob import glob
+
+    return [one for path in paths for one in (sorted(glob(path)) or [path])]
 
 
 def dates_metrics() -> list[str]:

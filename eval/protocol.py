@@ -37,7 +37,8 @@ class Protocol:
 
     Args:
         name: as tables and docs call it. sense: ``image`` or ``audio``. source: who measures so.
-        split: of the data set, such as ``val``; part of the meaning of every score.
+        split: of the data set, such as ``val``; part of the meaning of every score. ``as given``:
+            whatever the user's files are, which the hash of the items alone identifies.
         samples: how many the benchmark takes; None for all there are.
         crop, size: of pictures, see `tok_core.evaluation_crop` (the crop names its kernel); size
             in pixels, None leaves pictures as they are.
@@ -227,13 +228,18 @@ _BUILT_IN = (
         source="TokenBridge README: MAR's pictures and bytes, val against val",
     ),
     Protocol(
-        name="photographs", sense="image", split="held-out", crop="adm", size=256,
+        name="photographs", sense="image", split="as given", crop="adm", size=256,
         source="this project: small sets of pictures, the ADM crop, rounded bytes",
     ),
     Protocol(
         name="dates-speech", **_SPEECH, sample_rate=16_000,
         source="DATES, arXiv 2506.10274: speech at 16 kHz (VERSA); the test set is not named "
         "there, its ground truth fits LibriSpeech test-clean",
+    ),
+    Protocol(
+        name="dates-audio-music", sense="audio", split="test",
+        source="DATES, arXiv 2506.10274: general audio and music; neither the sets nor the rate "
+        "are named there",
     ),
     Protocol(
         name="vocos-speech", **_SPEECH, sample_rate=24_000,
@@ -244,7 +250,7 @@ _BUILT_IN = (
         source="WavTokenizer, arXiv 2408.16532, and issue 54: LibriTTS test-clean, 24 kHz",
     ),
     Protocol(
-        name="sounds", sense="audio", split="held-out",
+        name="sounds", sense="audio", split="as given",
         source="this project: sounds at their own rate, compared at the original's length",
     ),
 )  # fmt: skip

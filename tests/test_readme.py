@@ -24,7 +24,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    lines = "\n".join(blocks(page, "sh")).splitlines()
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [line for line in words if line]
 
@@ -68,6 +68,7 @@ def test_shell_snippets_in_their_order(folder: Path, page: Path) -> None:
     fresh.mkdir()
     for name in ("cat.jpg", "photos"):
         (fresh / name).symlink_to(folder / name)
+    (fresh / "assets").symlink_to(ROOT / "assets")
     for line in commands(page):
         if line[0] == "tessera" and line[1] not in NOT_RUN:
             force = ["--force"] if line[1] in ("encode", "decode") else []

@@ -50,7 +50,7 @@ def compare(
     check_target(out, force=force, endings=tuple(table.ENDINGS))
     layouts = [
         compared(part, columns=kept, allow=o.listed(allow) or (), spread=spread)
-        for part, kept in by_sense(files, column_order(o.listed(columns)))
+        for part, kept in by_sense(o.globbed(files), column_order(o.listed(columns)))
     ]
     if out is not None:
         draw = table.format_named(table.ENDINGS["." + out.rpartition(".")[2]])

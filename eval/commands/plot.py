@@ -44,7 +44,7 @@ def plot(
     from tok_core.command_line import say
 
     check_target(out, force=force, endings=(".png", ".svg", ".pdf"))
-    read = [ScoreFile.read(path) for path in files]
+    read = [ScoreFile.read(path) for path in o.globbed(files)]
     given = {"x": x, "y": y, "title": title}
     options = {key: value for key, value in given.items() if value}
     say(f"wrote {draw(read, out, kind=kind, force=force, **options)}")

@@ -33,7 +33,7 @@ def report(
     from tok_core.command_line import say
 
     check_target(out, force=force, endings=(".html", ".htm"))
-    read = [ScoreFile.read(path) for path in files]
+    read = [ScoreFile.read(path) for path in o.globbed(files)]
     path = write_report(
         read, out, force=force, title=title, columns=column_order(o.listed(columns)),
         allow=o.listed(allow) or (), spread=spread,

@@ -76,3 +76,10 @@ def test_taxonomy() -> None:
         Taxonomy(encoder="CNN", decoder="CNN", quantization="RVG", objectives=(), domains=())
     with pytest.raises(ConfigError, match="did you mean 'domains'"):
         WAVTOKENIZER.matches(domain="music")
+
+
+@pytest.mark.parametrize("domain", ["speech", "audio_music"])
+def test_published_rows_belong_to_a_protocol(domain: str) -> None:
+    from eval.protocol import protocol_named
+
+    assert {protocol_named(row.protocol).sense for row in published_rows(domain)} == {"audio"}

@@ -72,3 +72,25 @@ def test_scan_finds_damaged_files(tmp_path: Path) -> None:
     assert [item.name for item, _ in bad] == ["2.png", "3.png"]
     sentence = str(bad_items_error(bad, 3))
     assert "2 of 3 files cannot be read: 2.png, 3.png" in sentence and "--skip-bad" in sentence
+
+
+def test_lists_and_globs(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = list_items(f"{tmp_path}/*/1.*", "image")
+    assert [item.name for item in found.items] == ["a/1.png", "b/1.png"]
+    assert found.folder == tmp_path
+    listed = tmp_path / "some.txt"
+    listed.write_text("b/1.png\n\na/2.png\n")
+    found = list_items(listed, "image")
+    assert [item.name for item in found.items] == ["a/2.png", "b/1.png"]
+    for text, sentence in (("a/3.png", "not there"), ("b/notes.md", "names no image"), ("", "no")):
+        listed.write_text(text)
+        with pytest.raises(MediaError, match=sentence):
+            list_items(listed, "image")
+    listed.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MediaError, match="no text"):
+        list_items(listed, "image")
+    with pytest.raises(MediaError, match="names no image"):
+        list_items(f"{tmp_path}/*.png", "image")

@@ -61,6 +61,8 @@ def test_its_run_is_the_recipe_in_the_package() -> None:
     assert run["train"]["steps"] == recipe["train"]["steps"]
     assert run["data"]["mixture"] == recipe["data"]["mixture"]
     assert set(photograph_split()["held_out"]) == {"chelsea", "coffee", "flower"}
+    listed = asset_path("images/held_out.txt").read_text().split()
+    assert listed == [f"{name}.webp" for name in photograph_split()["held_out"]]
 
 
 def test_every_prefix_decodes_and_more_tokens_change_the_picture(model: Any) -> None:
