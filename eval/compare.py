@@ -72,10 +72,11 @@ def by_sense(
     for sense in senses:
         ours = [_of_sense(file, sense) for file in read]
         there = {score.metric for file in ours for score in file.scores}
-        if columns is None or isinstance(columns, str):
-            kept = columns
-        elif not (kept := [name for name in columns if name in there]):
-            continue
+        kept = columns
+        if columns is not None and not isinstance(columns, str):
+            kept = [name for name in columns if name in there]
+            if not kept:
+                continue
         if columns != "dates" or sense == "audio":
             parts.append(([file for file in ours if file.scores], kept))
     return parts
