@@ -46,3 +46,31 @@ def full_float32(device_type: str) -> Iterator[None]:
             switches[i].fp32_precision = before[i]
         if overall not in ("", "highest"):
             torch.set_float32_matmul_precision(overall)
+
+
+@contextmanager
+def full_float32_convolutions() -> Iterator[None]:
+    """Run a block with GPU convolutions in real float32; torch has TF32 on for them by default.
+
+    For quantizers whose codes hang on a convolution; inside `full_float32`, which leaves them be.
+
+    Example:
+        >>> with full_float32_convolutions():
+        ...     z = conv(z)
+    """
+    backend: Any = torch.backends.cudnn
+    kinds: list[Any] = [getattr(backend, kind, None) for kind in ("conv", "rnn")]
+    new_style = all(hasattr(kind, "fp32_precision") for kind in kinds)
+    before = [kind.fp32_precision for kind in kinds] if new_style else []
+    reduced = before[0] == "tf32" if new_style else backend.allow_tf32
+    if not reduced:
+        yield
+        return
+    try:
+        # The older switch moves both kinds: torch refuses to tell about one that was moved alone.
+        backend.allow_tf32 = False
+        yield
+    finally:
+        backend.allow_tf32 = True
+        if new_style and kinds[1].fp32_precision != before[1]:
+            kinds[1].fp32_precision = before[1]

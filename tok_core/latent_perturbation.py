@@ -162,6 +162,27 @@ def perturbed_latents(
     return torch.where(items.to(z.device).view(-1, *[1] * (z.ndim - 1)), moved, clean)
 
 
+def perturbed_sum(clean: Tensor, perturbed: Tensor, items: Tensor | None = None) -> Tensor:
+    """Return the latents of perturbed codes where latents are sums over scales or levels.
+
+    There is no single vector before quantization to lean on, so the gradient takes the way of the
+    clean sum; codebooks get none beyond that.
+
+    Args:
+        clean: (B, ...) what the quantizer made of the latents, with its gradient.
+        perturbed: (B, ...) what its ``lookup`` makes of the perturbed codes.
+        items: bool (B,) chosen items; None chooses all.
+
+    Example:
+        >>> new = perturb(out.codes, spec, tables, setting, draws).codes
+        >>> perturbed_sum(out.latents, quantizer.lookup(new))
+    """
+    moved = clean + (perturbed.to(clean.dtype) - clean).detach()
+    if items is None:
+        return moved
+    return torch.where(items.to(clean.device).view(-1, *[1] * (clean.ndim - 1)), moved, clean)
+
+
 # -- any tokenizer -----------------------------------------------------------------------------
 
 

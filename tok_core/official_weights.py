@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ SHELLED = (
 )  # fmt: skip
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, a flat pickle, or a Lightning checkpoint's ``state_dict``.
+def read_state(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
+    """Read a state dict: safetensors, a flat pickle, or one wrapped in a training checkpoint.
 
     Args:
         path: of the file; its ending tells safetensors from pickles.
+        wrappers: keys that may hold the state dict; the first one there wins. Lightning's is
+            ``state_dict``; others keep averaged weights under ``ema``, trained ones under
+            ``model``.
 
     Returns:
         Tensors by name, on the CPU.
@@ -47,8 +50,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"cannot read {path} as a state dict ({type(error).__name__}); download it again."
         ) from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    if isinstance(state, Mapping):
+        inner = (state[key] for key in wrappers if isinstance(state.get(key), Mapping))
+        state = next(inner, state)
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(f"{path} is no flat state dict of tensors; give the official file.")
     return dict(state)

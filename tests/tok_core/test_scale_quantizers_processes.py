@@ -1,0 +1,112 @@
+"""Two processes (gloo) give what one process gives on the joined batch, for both quantizers."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tok_core.dual_codebook import DualCodebook
+from tok_core.multi_scale_quantizer import MultiScaleQuantizer
+from tok_core.vector_quantizer import Quantized
+
+CODES, BATCH, STEPS = 12, 6, 4
+DIMS = {"semantic": 4, "pixel": 3}
+RECIPES: dict[str, dict[str, Any]] = {
+    # A softer entropy term than the usual one, which multiplies rounding twentyfold every step.
+    "dual": {"scales": [1, 2, 4], "entropy": 0.1, "temperature": 0.2, "recent_codes": 150,
+             "dead_code_every": 2},
+    "dual from k-means": {"scales": [3], "kmeans_start": True, "weights": {"pixel": 2.0}},
+    "multi-scale": {"scales": [1, 2, 4], "dead_code_every": 2, "average_usage": True},
+    "multi-scale from k-means": {"scales": [1, 3], "kmeans_start": True, "cosine": True},
+}  # fmt: skip
+
+
+class Projected(nn.Module):
+    """A quantizer behind one layer, so that the latents' gradient is reduced, too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.dual = name.startswith("dual")
+        width = sum(DIMS.values()) if self.dual else 4
+        self.project = nn.Conv2d(5, width, 1)
+        kind: Any = DualCodebook if self.dual else MultiScaleQuantizer
+        self.quantizer = kind(CODES, DIMS if self.dual else 4, **RECIPES[name])
+
+    def forward(self, x: Tensor) -> Quantized:
+        z = self.project(x)
+        return self.quantizer(self.quantizer.split(z) if self.dual else z)
+
+
+def batch(step: int, side: int) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return 2 * torch.randn(BATCH, 5, side, side, generator=generator)
+
+
+def train(name: str, own: slice) -> dict[str, Tensor]:
+    """Return everything a run leaves behind: state, statistics, gradients."""
+    torch.manual_seed(7)
+    plain = Projected(name).train()
+    together = dist.is_initialized()
+    model = DistributedDataParallel(plain, broadcast_buffers=False) if together else plain
+    seen: dict[str, Tensor] = {}
+    for step in range(STEPS):
+        plain.zero_grad()
+        out = model(batch(step, RECIPES[name]["scales"][-1])[own])
+        (out.latents.square().mean() + sum(out.losses.values())).backward()
+        seen |= {f"gradient/{key}/{step}": p.grad.clone() for key, p in plain.named_parameters()}
+        seen |= {f"{key}/{step}": value.clone() for key, value in out.statistics.items()}
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter -= 0.2 * parameter.grad
+    return seen | {key: value.clone() for key, value in plain.state_dict().items()}
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    own = slice(0, BATCH // 2) if rank == 0 else slice(BATCH // 2, None)
+    torch.save({name: train(name, own) for name in RECIPES}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    folder: Path = tmp_path_factory.mktemp("two_processes")
+    mp.spawn(work, args=(str(folder),), nprocs=2)
+    alone = {name: train(name, slice(None)) for name in RECIPES}
+    return [alone, *(torch.load(folder / f"{rank}.pt") for rank in (0, 1))]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes_equal_one_on_the_joined_batch(
+    runs: list[dict[str, dict[str, Tensor]]], name: str
+) -> None:
+    one, first, second = (each[name] for each in runs)
+    assert one.keys() == first.keys() == second.keys()
+    for key, expected in one.items():
+        assert torch.equal(first[key], second[key]), f"{key} differs between the processes"
+        torch.testing.assert_close(
+            first[key], expected, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+def test_the_runs_did_something(runs: list[dict[str, dict[str, Tensor]]]) -> None:
+    for name, result in runs[0].items():
+        gradients = [key for key in result if key.startswith("gradient/")]
+        assert len(gradients) == STEPS * len(list(Projected(name).parameters())), name
+        assert all(result[key].abs().sum() > 0 for key in gradients if "phi" not in key), name
+        assert 0 < result["codebook/usage/0"] <= 1
+    assert runs[0]["multi-scale"]["quantizer.average.updates"] == STEPS
+    assert runs[0]["dual"]["quantizer.revival.batches"] == STEPS
+    assert runs[0]["dual"]["quantizer.recent.codes"].float().std() > 1
