@@ -66,8 +66,13 @@ def test_demo_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     assert all(a["psnr"] < b["psnr"] for a, b in itertools.pairwise(ours))
     for name in ("grid.png", "rate_distortion.png"):
         assert (out / name).stat().st_size > 10_000
-    assert len(list((out / "tokens").glob("*.tok"))) == 3 * len(ours)
+    assert len(list((out / "tokens").glob("*_*.tok"))) == 3 * len(ours)
     assert "bits/pixel" in done.stdout
+    for name in ("lighthouse", "magazine"):
+        assert (out / "tokens" / f"{name}.tok").stat().st_size < 800
+        assert (out / "sounds" / f"{name}.wav").stat().st_size > 100_000
+        assert (out / f"spectrogram_{name}.png").stat().st_size > 10_000
+    assert "kbit/s on disk" in done.stdout and "Opus" in done.stdout
 
 
 def test_wheel_ships_no_tests_and_no_caches(installed: Path) -> None:
@@ -78,5 +83,7 @@ def test_wheel_ships_no_tests_and_no_caches(installed: Path) -> None:
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top <= {"assets", "tessera", "tok_core", "vision_tok", "audio_tok", "generators", "eval"}
     assert not [name for name in names if "__pycache__" in name]
-    assert "assets/images/chelsea.webp" in names
+    assert "assets/images/chelsea.webp" in names and "assets/images/held_out.txt" in names
+    assert "assets/classifiers/procedural-v1/model.safetensors" in names
+    assert "eval/published/dates_speech.json" in names
     assert os.path.getsize(wheel) < 40e6
