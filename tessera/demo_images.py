@@ -122,12 +122,16 @@ def image_demo(
 
 
 def _budgets(tokenizer: Tokenizer, wanted: Sequence[int] | None) -> list[int]:
-    axis = tokenizer.spec.axes[0]
-    full = axis.size or 1
+    from vision_tok.legal_lengths import legal_lengths
+
+    lengths = legal_lengths(tokenizer.spec)
+    least, full = lengths[0], lengths[-1]
     if wanted is None:
-        wanted = sorted({max(axis.minimum, full // part) for part in (8, 4, 2, 1)})
-    if min(wanted) < axis.minimum or max(wanted) > full:
-        raise ConfigError(f"budgets {list(wanted)} leave the legal {axis.minimum} to {full}.")
+        shares = [max(least, full // part) for part in (8, 4, 2, 1)]
+        wanted = sorted({max(n for n in lengths if n <= share) for share in shares})
+    if not set(wanted) <= set(lengths):
+        legal = f"{least} to {full}" if len(lengths) > full - least else str(list(lengths))
+        raise ConfigError(f"budgets {list(wanted)} leave the legal {legal}.")
     return list(wanted)
 
 

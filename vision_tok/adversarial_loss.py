@@ -1,4 +1,4 @@
-"""Hinge losses of a GAN and the LeCam regulariser.
+"""Hinge and vanilla losses of a GAN and the LeCam regulariser.
 
 Letters: B pictures, h x w the discriminator's logit map.
 """
@@ -27,6 +27,14 @@ def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
     Source: Lim and Ye, "Geometric GAN", arXiv 1705.02894.
     """
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
+
+
+def discriminator_vanilla(real: Tensor, fake: Tensor) -> Tensor:
+    """Return 0.5 (mean softplus(-real) + mean softplus(fake)), the cross-entropy; ln 2 untrained.
+
+    Source: Goodfellow et al., arXiv 1406.2661, weighed as in taming-transformers.
+    """
+    return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 
 class LeCam(nn.Module):

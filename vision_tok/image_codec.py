@@ -30,6 +30,7 @@ from tok_core.token_file import TokenFile, token_file_size
 from vision_tok.budget import PROBES_PER_CALL, search_length, tokens_for_bytes
 from vision_tok.image_file import MAX_PIXELS, read_image
 from vision_tok.image_policy import POLICIES, Geometry, prepare, restore
+from vision_tok.legal_lengths import legal_lengths, native_grid
 
 READABLE = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 "
@@ -128,14 +129,24 @@ class ImageCodec:
         self.keep_original = keep_original or target_psnr is not None
         # A tiled photograph fills many batches by itself; reading far ahead would only fill memory.
         self.ahead = 2 if policy == "tile" else None
-        axis = model.spec.axes[0]
-        self.full, self.least = axis.size or 1, axis.minimum
-        if tokens is not None and not self.least <= tokens <= self.full:
-            raise ConfigError(
-                f"{tokens} tokens are not possible; this model takes {self.least} to {self.full}."
-            )
+        self.lengths = legal_lengths(model.spec)
+        self.full, self.least = self.lengths[-1], self.lengths[0]
+        if tokens is not None and tokens not in self.lengths:
+            raise ConfigError(f"{tokens} tokens are not possible; this model takes {self._legal}.")
         if (target_bytes or target_psnr) is not None and self.least == self.full:
             raise ConfigError(f"this model always uses {self.full} tokens; leave the target out.")
+        if target_psnr is not None and model.spec.scales is not None:
+            raise ConfigError(
+                f"a target PSNR needs prefixes of any length but this model takes {self._legal}; "
+                "give tokens or target bytes."
+            )
+
+    @property
+    def _legal(self) -> str:
+        """The legal numbers of tokens, in words."""
+        if self.model.spec.scales is not None:
+            return ", ".join(map(str, self.lengths))
+        return f"{self.least} to {self.full}" if self.least < self.full else str(self.full)
 
     # -- pictures in ---------------------------------------------------------------------------
 
@@ -171,9 +182,10 @@ class ImageCodec:
         facts: dict[str, Any] = {}
         count, notes = self.tokens or self.full, list(picture.notes)
         if self.target_bytes is not None:
-            count = tokens_for_bytes(
+            most = tokens_for_bytes(
                 self.target_bytes, lambda n: self._file_size(picture, n), self.full
             )
+            count = max((n for n in self.lengths if n <= most), default=self.least)
         elif self.target_psnr is not None:
             count, facts = self._search(picture, codes)
             if facts["psnr"] < self.target_psnr:
@@ -194,6 +206,8 @@ class ImageCodec:
 
     def shortened(self, file: TokenFile, count: int) -> TokenFile:
         """Return the same token file with the first ``count`` tokens of each network input."""
+        if count == self.full:
+            return file
         return dataclasses.replace(file, codes=file.codes[..., :count])
 
     def _file_size(self, picture: Picture, count: int) -> int:
@@ -245,8 +259,15 @@ class ImageCodec:
                 f"codes of shape {tuple(shape)} do not fit a {width} x {height} picture with "
                 f"policy '{file.policy}', which takes {geometry.tiles} network inputs."
             )
-        if not self.least <= rest[0] <= self.full:
-            raise TokenError(f"{rest[0]} tokens; this model takes {self.least} to {self.full}.")
+        if self.model.spec.axes[0].name == "row":
+            grid = native_grid(self.model.spec)
+            if tuple(rest[:2]) != grid:
+                raise TokenError(
+                    f"codes of {rest[0]} x {rest[1]} cells came in; this model's pictures have "
+                    f"{grid[0]} x {grid[1]}."
+                )
+        elif rest[0] not in self.lengths:
+            raise TokenError(f"{rest[0]} tokens; this model takes {self._legal}.")
 
     def _geometry(self, file: TokenFile) -> Geometry:
         return Geometry(file.policy, (file.extent[0], file.extent[1]), self.size)

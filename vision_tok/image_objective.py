@@ -4,13 +4,16 @@ Letters: B pictures, H x W pixels.
 
     loss/reconstruction   l2 * mean (x - x^)^2 + l1 * mean |x - x^|
     loss/perceptual       weight * d(x, x^)
-    loss/gan              weight * factor * -mean D(x^), from the discriminator's start step on
+    loss/gan              weight * factor * -mean D(x^), from the discriminator's start step on,
+                          times the adaptive weight where that is on
     loss/quantizer/*      weight * the tokenizer's own terms, under the names it gives them
+    loss/semantic         weight * mean (1 - cos) against a frozen teacher's patch features
     loss/shortened/*      the first three again for the picture decoded from a token prefix
-    discriminator/hinge, discriminator/lecam
+    discriminator/hinge (or discriminator/vanilla), discriminator/lecam
 
-Yu et al., arXiv 2406.07550, stage 2.  Pictures come in [-1, 1]; means are taken on [0, 1], as the
-published weights of the terms assume.  Everything runs in float32 with autocast off.
+Yu et al., arXiv 2406.07550, stage 2; Esser et al., arXiv 2012.09841.  Pictures come in [-1, 1];
+means are taken on [0, 1] (TiTok) or [-1, 1] (the VQGAN family), as the published weights of the
+terms assume.  Everything runs in float32 with autocast off.
 """
 
 from __future__ import annotations
@@ -25,9 +28,18 @@ from torch.func import functional_call
 
 from tok_core.errors import ConfigError
 from tok_core.training.objective import Objective
-from vision_tok.adversarial_loss import LeCam, discriminator_hinge, generator_hinge
+from vision_tok.adaptive_weight import adaptive_weight
+from vision_tok.adversarial_loss import (
+    LeCam,
+    discriminator_hinge,
+    discriminator_vanilla,
+    generator_hinge,
+)
 from vision_tok.discriminator import Discriminator
+from vision_tok.patch_discriminator import PatchDiscriminator
 from vision_tok.perceptual_loss import PerceptualKind, build_perceptual
+from vision_tok.semantic_distillation import SemanticDistillation
+from vision_tok.semantic_teacher import TeacherOptions
 
 if TYPE_CHECKING:
     from tok_core.contract import TrainingOutput
@@ -39,12 +51,15 @@ Size = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageObjectiveConfig:
-    """What an image tokenizer is trained for; the weights act on means over [0, 1] pictures.
+    """What an image tokenizer is trained for.
 
     Attributes:
         target: ``pixels``, or ``proxy_codes``: the codes of a frozen teacher (stage 1), where
             only ``teacher`` and ``quantizer_weight`` are read.
         teacher: folder of the teacher tokenizer, for ``proxy_codes``.
+        picture_range: ``unit`` takes means over pictures in [0, 1] and shows these to the
+            discriminator (TiTok), ``signed`` over pictures in [-1, 1] (the VQGAN family): four
+            times the squared and twice the absolute error.
         l2_weight: mean squared error.
         l1_weight: mean absolute error.
         perceptual: ``none``, ``weightless`` (no file needed), ``lpips``, ``convnext`` (the TiTok
@@ -54,13 +69,21 @@ class ImageObjectiveConfig:
         lpips_heads: path of the LPIPS heads vgg.pth (v0.1); None searches.
         convnext: path of torchvision's convnext_small-0c510722.pth; None searches.
         quantizer_weight: of the tokenizer's own losses; 0 leaves them out (frozen quantizer).
+        semantic_weight: of the semantic distillation (TokenFlow: 1); 0 needs no teacher.
+        semantic_teacher: whose patch features are predicted, see `TeacherOptions`.
         shortened_weight: of the losses of the picture decoded from a token prefix, when the
             tokenizer trains on both lengths in one step.
-        discriminator: train a patch discriminator against the tokenizer.
-        discriminator_start: first step with adversarial terms.
-        discriminator_weight: of the generator's adversarial term; constant, never adaptive.
+        discriminator: train a discriminator against the tokenizer.
+        discriminator_kind: ``patch``, blurred with group norms (the TiTok family), or
+            ``patchgan`` with batch norms (the VQGAN family).
+        discriminator_loss: ``hinge``, or ``vanilla`` (cross-entropy).
+        discriminator_start: first step (from 0) in which the tokenizer hears it.
+        discriminator_head_start: steps before that in which it trains unheard, so that its first
+            verdicts do not tear at the tokenizer.
+        discriminator_weight: of the generator's adversarial term.
+        adaptive_weight: multiply that term by `vision_tok.adaptive_weight`, too.
         discriminator_factor: of the generator's and the discriminator's adversarial terms.
-        discriminator_channels: width of its first stage, a multiple of 32.
+        discriminator_channels: width of its first stage; for ``patch`` a multiple of 32.
         discriminator_stages: its down-samplings.
         lecam_weight: of LeCam; 0 switches it off.
         lecam_decay: of LeCam's averages.
@@ -68,6 +91,7 @@ class ImageObjectiveConfig:
 
     target: Literal["pixels", "proxy_codes"] = "pixels"
     teacher: str | None = None
+    picture_range: Literal["unit", "signed"] = "unit"
     l2_weight: Weight = 1.0
     l1_weight: Weight = 0.0
     perceptual: PerceptualKind = "none"
@@ -76,10 +100,16 @@ class ImageObjectiveConfig:
     lpips_heads: str | None = None
     convnext: str | None = None
     quantizer_weight: Weight = 1.0
+    semantic_weight: Weight = 0.0
+    semantic_teacher: TeacherOptions | None = None
     shortened_weight: Weight = 1.0
     discriminator: bool = False
+    discriminator_kind: Literal["patch", "patchgan"] = "patch"
+    discriminator_loss: Literal["hinge", "vanilla"] = "hinge"
     discriminator_start: Count = 20_000
+    discriminator_head_start: Count = 0
     discriminator_weight: Weight = 0.01
+    adaptive_weight: bool = False
     discriminator_factor: Weight = 1.0
     discriminator_channels: Size = 128
     discriminator_stages: Size = 3
@@ -93,7 +123,8 @@ class ImageObjective(Objective):
     Args:
         config: which terms, with which weights.
         perceptual: a ready perceptual loss in place of the one that ``config`` would load.
-        discriminator: a ready discriminator of [0, 1] pictures in place of the config's.
+        discriminator: a ready discriminator of pictures in the config's range, in its place.
+        semantic: a ready distillation in place of the one that ``config`` would load.
 
     Raises:
         WeightsError: a perceptual network's file is not on this machine.
@@ -105,7 +136,7 @@ class ImageObjective(Objective):
         >>> sum(terms.values()).backward()
     """
 
-    frozen_parts = ("perceptual",)
+    frozen_parts = ("perceptual", "semantic")
 
     def __init__(
         self,
@@ -113,9 +144,13 @@ class ImageObjective(Objective):
         *,
         perceptual: nn.Module | None = None,
         discriminator: nn.Module | None = None,
+        semantic: SemanticDistillation | None = None,
     ) -> None:
         super().__init__()
         self.config = config
+        if semantic is None and config.semantic_weight > 0:
+            semantic = SemanticDistillation.from_options(config.semantic_teacher)
+        self.semantic = semantic
         heard = perceptual is not None or config.perceptual != "none"
         if not (config.l2_weight or config.l1_weight or heard or config.discriminator):
             raise ConfigError(
@@ -128,6 +163,12 @@ class ImageObjective(Objective):
                 convnext=config.convnext,
             )
         self.perceptual: Any = perceptual
+        if config.discriminator_head_start > config.discriminator_start:
+            raise ConfigError(
+                f"objective.discriminator_head_start is {config.discriminator_head_start} but "
+                f"objective.discriminator_start only {config.discriminator_start}; the head start "
+                "lies before the start, so give at most that"
+            )
         if config.discriminator:
             self.discriminator = discriminator or _build_discriminator(config)
             self.lecam = LeCam(config.lecam_decay)
@@ -155,18 +196,22 @@ class ImageObjective(Objective):
             if self.perceptual is not None and self.config.perceptual_weight > 0:
                 with torch.no_grad():
                     reference = self.perceptual.reference(target)
-            terms = self._picture_terms(target, out.reconstruction.float(), reference, step)
+            terms = self._picture_terms(target, out.reconstruction.float(), reference, step, out)
             losses = {f"loss/{name}": value for name, value in terms.items()}
             if out.shortened is not None and self.config.shortened_weight > 0:
                 short = self._picture_terms(
-                    target, out.shortened.float(), reference, step, log="shortened/"
+                    target, out.shortened.float(), reference, step, out, log="shortened/"
                 )
                 for name, value in short.items():
                     losses[f"loss/shortened/{name}"] = self.config.shortened_weight * value
-            active = self.discriminator_active(step)
+            if self.semantic is not None and self.config.semantic_weight > 0:
+                raw = self.semantic(target, out)
+                losses["loss/semantic"] = self.config.semantic_weight * raw
+                self._log({"semantic": raw})
+            heard = self._discriminator_heard(step)
             self._log({
                 **out.losses,
-                "discriminator/factor": self.config.discriminator_factor if active else 0.0,
+                "discriminator/factor": self.config.discriminator_factor if heard else 0.0,
             })
             if self.config.quantizer_weight > 0:
                 for name, value in out.losses.items():
@@ -174,13 +219,17 @@ class ImageObjective(Objective):
         return losses
 
     def discriminator_active(self, step: int) -> bool:
-        """Return whether the discriminator is trained and heard in this step."""
+        """Return whether the discriminator is trained in this step."""
+        start = self.config.discriminator_start - self.config.discriminator_head_start
+        return self.config.discriminator and step >= start
+
+    def _discriminator_heard(self, step: int) -> bool:
         return self.config.discriminator and step >= self.config.discriminator_start
 
     def discriminator_losses(
         self, x: Tensor, out: TrainingOutput, step: int
     ) -> dict[str, Tensor]:
-        """Return ``discriminator/hinge`` and ``discriminator/lecam``; empty before the start.
+        """Return ``discriminator/hinge`` or ``/vanilla`` and ``/lecam``; empty before its turn.
 
         Args as in `generator_losses`; call it once per step, since LeCam's averages move.
         """
@@ -196,13 +245,13 @@ class ImageObjective(Objective):
             # Real and fake in separate passes: their weight gradients nearly cancel at first, and
             # one joint pass would sum them in an order that is less exact.
             real, *parts = (
-                discriminator(_to_unit(picture.detach().float())).float()
+                discriminator(self._shown(picture.detach().float())).float()
                 for picture in (x, *fakes)
             )
             fake = torch.cat(parts)
-            losses = {
-                "discriminator/hinge": config.discriminator_factor * discriminator_hinge(real, fake)
-            }
+            kind = config.discriminator_loss
+            verdict = {"hinge": discriminator_hinge, "vanilla": discriminator_vanilla}[kind]
+            losses = {f"discriminator/{kind}": config.discriminator_factor * verdict(real, fake)}
             if config.lecam_weight > 0:
                 losses["discriminator/lecam"] = config.lecam_weight * self.lecam(real, fake)
         self._log({
@@ -211,11 +260,12 @@ class ImageObjective(Objective):
         return losses
 
     def _picture_terms(
-        self, target: Tensor, picture: Tensor, reference: object, step: int, log: str = ""
-    ) -> dict[str, Tensor]:
+        self, target: Tensor, picture: Tensor, reference: object, step: int, out: TrainingOutput,
+        log: str = "",
+    ) -> dict[str, Tensor]:  # fmt: skip
         config = self.config
         # (x - x^) on [0, 1] pictures is half of that on [-1, 1].
-        error = (picture - target) / 2
+        error = (picture - target) * (1.0 if config.picture_range == "signed" else 0.5)
         terms = {}
         if config.l2_weight > 0 or config.l1_weight > 0:
             terms["reconstruction"] = (
@@ -226,12 +276,22 @@ class ImageObjective(Objective):
             terms["perceptual"] = config.perceptual_weight * raw
             self._log({f"{log}perceptual": raw})
         scale = config.discriminator_weight * config.discriminator_factor
-        if self.discriminator_active(step) and scale > 0:
-            raw = generator_hinge(self._judge(_to_unit(picture)))
-            terms["gan"] = scale * raw
+        if self._discriminator_heard(step) and scale > 0:
+            raw = generator_hinge(self._judge(self._shown(picture)))
+            gan = scale * raw
+            if config.adaptive_weight and terms:
+                rest = torch.stack(list(terms.values())).sum()
+                factor = adaptive_weight(rest, raw, out.features)
+                self._log({f"{log}adaptive_weight": factor})
+                gan = factor * gan
+            terms["gan"] = gan
             self._log({f"{log}gan": raw})
         self._log({f"{log}l2": error.square().mean(), f"{log}l1": error.abs().mean()})
         return terms
+
+    def _shown(self, picture: Tensor) -> Tensor:
+        """Return a picture in [-1, 1] in the range that means and discriminator see."""
+        return picture if self.config.picture_range == "signed" else (picture + 1) / 2
 
     def _judge(self, picture: Tensor) -> Tensor:
         """Discriminator logits whose gradients reach the picture but no weight of the network.
@@ -265,11 +325,9 @@ def build_objective(config: ImageObjectiveConfig) -> Objective:
     )
 
 
-def _to_unit(picture: Tensor) -> Tensor:
-    return (picture + 1) / 2
-
-
-def _build_discriminator(config: ImageObjectiveConfig) -> Discriminator:
+def _build_discriminator(config: ImageObjectiveConfig) -> nn.Module:
+    if config.discriminator_kind == "patchgan":
+        return PatchDiscriminator(config.discriminator_channels, config.discriminator_stages)
     if config.discriminator_channels % 32:
         raise ConfigError(
             f"objective.discriminator_channels is {config.discriminator_channels}; it must be a "

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tok_core.token_spec import TokenSpec
 from tok_core.training.model_card import FinishedRun, card_command, ship_run
+from vision_tok.legal_lengths import legal_lengths, native_grid
 
 CARD = """\
 # {name}
@@ -20,7 +22,7 @@ CARD = """\
 | | |
 |---|---|
 | class | `{kind}`, {parameters:.2f} M parameters, {megabytes:.1f} MB on disk ({dtype}) |
-| input | {size} x {size} pixels, any prefix of {tokens} tokens of {bits} bits |
+| input | {size} x {size} pixels, {tokens} of {bits} bits |
 | code hash | `{code_hash}` |
 | trained on | {data} |
 | steps | {steps} of {batch} pictures, {hours} on {machine} |
@@ -46,6 +48,10 @@ colour per tile scores {flat:.2f} dB. The full budget uses {codes_used} of {code
 It has seen a dozen photographs and procedural pictures: good enough to learn the suite with, to
 test on and to compare techniques, not to compress pictures in earnest or to build a product on.
 """
+SENTENCES = {
+    "OneDPiece": "A small One-D-Piece with grid-seeded latents, for demonstrations and tests.",
+    "VQGAN": "A small VQGAN trained for PSNR, for demonstrations and tests.",
+}
 SHOWN = {"photographs": "crops of the packaged training photographs",
          "natural": "procedural pictures (`natural`)"}  # fmt: skip
 
@@ -82,11 +88,24 @@ def _card(finished: FinishedRun, scores: dict[str, Any], machine: str) -> str:
     ]
     return CARD.format(
         **finished.facts(), data=finished.data(SHOWN), machine=machine,
-        sentence="A small One-D-Piece with grid-seeded latents, for demonstrations and tests.",
-        size=size, tokens=spec.axes[0].size, bits=bits,
+        sentence=SENTENCES.get(
+            kind := type(finished.model).__name__, f"A small {kind}, for demonstrations and tests."
+        ),
+        size=size, tokens=_tokens(spec), bits=bits,
         tiles=scores["tiles"], flat=scores["flat_colour_psnr"], codes_used=scores["codes_used"],
         codebook=spec.vocabulary[0], rows="\n".join(rows),
     )  # fmt: skip
+
+
+def _tokens(spec: TokenSpec) -> str:
+    """Return the tokens of one picture in words."""
+    full = legal_lengths(spec)[-1]
+    if spec.scales is not None:
+        return f"{full} tokens on {len(spec.scales)} scales, of which the last may be left out,"
+    if spec.axes[0].name == "row":
+        rows, columns = native_grid(spec)
+        return f"{rows} x {columns} tokens"
+    return f"any prefix of {full} tokens"
 
 
 def _show(scores: dict[str, Any]) -> str:

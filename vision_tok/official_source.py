@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
 from tok_core.strict_loading import CONFIG, fetch, read_config
 
 WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors", "weights.safetensors")
+DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
 class OfficialSource(Autoencoder):
     """Mixed in before Autoencoder: our own folders load as ever, official ones are imported.
 
     A folder, hub repository or file is official when it holds no config.json written by
-    `save_pretrained` (one that names its ``_class_name``).
+    `save_pretrained` (one that names its ``_class_name``), or one of a foreign class.
     """
+
+    # "module:function" that reads this family's files: (weights file, config or None, cls=).
+    official_importer: ClassVar[str] = "vision_tok.import_titok:import_titok"
+    # Classes of other projects whose folders that function reads, too.
+    foreign_classes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_pretrained(cls, path: Any, **options: Any) -> Any:
@@ -36,13 +44,12 @@ class OfficialSource(Autoencoder):
         Example:
             >>> OneDPiece.from_pretrained("turing-motors/One-D-Piece-L-256")  # doctest: +SKIP
         """
-        found = find_official(path, options)
+        found = find_official(path, options, cls.foreign_classes)
         if found is None:
             return super().from_pretrained(path, **options)
-        from vision_tok.import_titok import import_titok
-
         weights, config = found
-        model = import_titok(weights, config, cls=cls)
+        module, _, name = cls.official_importer.partition(":")
+        model = getattr(importlib.import_module(module), name)(weights, config, cls=cls)
         dtype = options.get("torch_dtype")
         if dtype is not None:
             for name, part in model.named_children():
@@ -54,9 +61,14 @@ class OfficialSource(Autoencoder):
 
 
 def find_official(
-    path: str | Path, options: dict[str, Any]
+    path: str | Path, options: dict[str, Any], foreign: Sequence[str] = ()
 ) -> tuple[Path, dict[str, Any] | None] | None:
     """Return weights file and config of an official source, or None for a folder of our own.
+
+    Args:
+        path: weights file, folder or hub id.
+        options: as for `OfficialSource.from_pretrained`.
+        foreign: classes of diffusers whose folders count as official.
 
     Raises:
         WeightsError: a hub id that cannot be reached.
@@ -66,31 +78,33 @@ def find_official(
         return place, None
     local = place / (options.get("subfolder") or "")
     if place.is_dir():
-        config = _official_config(path, options) if (local / CONFIG).is_file() else None
-        files = [local / name for name in WEIGHT_FILES if (local / name).is_file()]
-        if config is not None or (files and not (local / CONFIG).is_file()):
+        described = (local / CONFIG).is_file()
+        config = _official_config(path, options, foreign) if described else None
+        names = _weight_names(config)
+        files = [local / name for name in names if (local / name).is_file()]
+        if config is not None or (files and not described):
             if not files:
-                raise WeightsError(f"{local} holds none of {', '.join(WEIGHT_FILES)}; add one.")
+                raise WeightsError(f"{local} holds none of {', '.join(names)}; add one.")
             return files[0], config
         return None
     if str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
         return None
-    return _find_on_hub(str(path), options)
+    return _find_on_hub(str(path), options, foreign)
 
 
 def _find_on_hub(
-    repo: str, options: dict[str, Any]
+    repo: str, options: dict[str, Any], foreign: Sequence[str]
 ) -> tuple[Path, dict[str, Any] | None] | None:
     try:
         file = fetch(repo, CONFIG, options)
     except WeightsError:
         config = None  # One-D-Piece publishes no config; a missing network shows below
     else:
-        config = _official_config(file.parent, {})
+        config = _official_config(file.parent, {}, foreign)
         if config is None:
             return None
     problem: WeightsError | None = None
-    for name in WEIGHT_FILES[:2]:
+    for name in _weight_names(config)[:2]:
         try:
             return fetch(repo, name, options), config
         except WeightsError as error:
@@ -98,9 +112,15 @@ def _find_on_hub(
     raise problem or WeightsError(f"{repo} holds no weights; check the name.")
 
 
-def _official_config(path: str | Path, options: dict[str, Any]) -> dict[str, Any] | None:
+def _official_config(
+    path: str | Path, options: dict[str, Any], foreign: Sequence[str]
+) -> dict[str, Any] | None:
     try:
         config = read_config(path, options)
     except WeightsError:
         return None  # the ordinary loader says what is wrong with it
-    return None if "_class_name" in config else config
+    return config if config.get("_class_name") in (None, *foreign) else None
+
+
+def _weight_names(config: dict[str, Any] | None) -> tuple[str, ...]:
+    return DIFFUSERS_FILES + WEIGHT_FILES if "_class_name" in (config or {}) else WEIGHT_FILES

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tok_core.contract import Tokens
 from tok_core.image_measures import psnr, to_uint8
+from vision_tok.legal_lengths import legal_lengths
 
 CHUNK = 32  # pictures decoded at once
 
@@ -20,11 +21,15 @@ CHUNK = 32  # pictures decoded at once
 def budgets(model: Any) -> list[int | None]:
     """Token budgets worth a score: N, N/2, N/4 ... when a prefix decodes, else the full length.
 
+    Of scales, the last few; None is the full length of codes that have no prefix.
+
     Example:
         >>> budgets(one_d_piece)  # doctest: +SKIP
         [4, 8, 16, 32, 64]
     """
     axes = model.spec.axes
+    if model.spec.scales is not None:
+        return [*legal_lengths(model.spec)[-4:]]
     if len(axes) != 1 or axes[0].size is None or axes[0].minimum >= axes[0].size:
         return [None]
     full, floor = axes[0].size, max(1, axes[0].minimum)

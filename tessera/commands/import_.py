@@ -18,12 +18,23 @@ class Family(StrEnum):
     """Whose checkpoints; each family has an importer of its own."""
 
     titok = "titok"
+    tokenflow = "tokenflow"
+    vqgan = "vqgan"
     wavtokenizer = "wavtokenizer"
 
 
 IMPORTERS = {
     Family.titok: "vision_tok.import_titok:import_titok",
+    Family.tokenflow: "vision_tok.import_token_flow:import_token_flow",
+    Family.vqgan: "vision_tok.import_vqgan:import_vqgan",
     Family.wavtokenizer: "audio_tok.import_wav_tokenizer:import_wav_tokenizer",
+}
+# Tensors that tell whose checkpoint it is; the first family that a name begins with wins.
+MARKS = {
+    Family.titok: ("latent_tokens",),
+    Family.tokenflow: ("quantize.embedding_vqkd.",),  # it has all of a VQGAN's names, too
+    Family.vqgan: ("post_quant_conv.",),
+    Family.wavtokenizer: ("feature_extractor.",),
 }
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="The official file, folder or hub id.")
@@ -39,8 +50,9 @@ Config = Annotated[
 FamilyOption = Annotated[
     Family | None,
     typer.Option(
-        "--family", show_default="wavtokenizer for .ckpt, else titok",
-        help="titok: TiTok, One-D-Piece, TA-TiTok, MaskGIT-VQGAN; wavtokenizer: WavTokenizer.",
+        "--family", show_default="told by the names of the tensors",
+        help="titok: TiTok, One-D-Piece, TA-TiTok, MaskGIT-VQGAN; tokenflow: TokenFlow; vqgan: "
+        "LlamaGen, taming, VAR, diffusers VQModel; wavtokenizer: WavTokenizer.",
     ),
 ]  # fmt: skip
 
@@ -69,7 +81,7 @@ def import_checkpoint(
     if config is not None and not config.is_file():
         raise ConfigError(f"there is no config file '{config}'.")
     if family is None:
-        family = Family.wavtokenizer if _holds_lightning(Path(checkpoint)) else Family.titok
+        family = guess_family(checkpoint)
     if family is Family.wavtokenizer and config is not None:
         raise ConfigError("WavTokenizer's sizes follow from its tensors; leave --config out.")
     module, name = IMPORTERS[family].split(":")
@@ -90,9 +102,30 @@ def import_checkpoint(
     return 0
 
 
-def _holds_lightning(path: Path) -> bool:
-    """Whether a file, or the folder's only weights, are a Lightning checkpoint (.ckpt)."""
-    return path.suffix == ".ckpt" or (path.is_dir() and any(path.glob("*.ckpt")))
+def guess_family(checkpoint: str) -> Family:
+    """Return the family of a checkpoint by the names of its tensors.
+
+    Where none of `MARKS` is found the answer is TiTok's, whose importer says what it needs.
+
+    Raises:
+        WeightsError: nothing there, or unreadable.
+    """
+    from tok_core.official_weights import read_state
+    from vision_tok.import_vqgan import WRAPPERS, tokenizer_part
+    from vision_tok.official_source import find_official
+    from vision_tok.vqgan import VQGAN
+
+    path = Path(checkpoint)
+    if path.is_dir() and any(path.glob("*.ckpt")):
+        return Family.wavtokenizer
+    found = find_official(checkpoint, {}, VQGAN.foreign_classes)
+    if found is None:
+        return Family.titok
+    names = tokenizer_part(read_state(found[0], WRAPPERS))
+    for family, marks in MARKS.items():
+        if any(name.startswith(marks) for name in names):
+            return family
+    return Family.titok
 
 
 def save_whole(model: Autoencoder, output: Path) -> None:

@@ -19,11 +19,12 @@ from tok_core.loading import load
 from tok_core.run_config import read_recipe
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
 from vision_tok.one_d_piece import OneDPiece
+from vision_tok.vqgan import VQGAN
 
 pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = sorted((ROOT / "assets" / "configs").glob("*.yaml"))
-CODECS = [path for path in EVERY if path.stem.startswith("wavtokenizer-")]
+CODECS = [path for path in EVERY if path.stem.startswith(("wavtokenizer-", "dual-codec-"))]
 RECIPES = [path for path in EVERY if path not in CODECS]
 STEPS = 12
 TEACHER = {"hidden_channels": 32, "channel_mult": [1, 1, 1, 1], "num_res_blocks": 1,
@@ -33,6 +34,20 @@ SMALL_NETWORK: dict[str, Any] = {
     "encoder_size": {"width": 32, "layers": 1, "heads": 2},
     "decoder_size": {"width": 32, "layers": 1, "heads": 2},
 }  # fmt: skip
+SMALL_VQGAN: dict[str, Any] = {
+    "encoder_sizes": {"channels": 32, "multipliers": [1, 2], "res_blocks": 1},
+    "decoder_sizes": {"channels": 32, "multipliers": [1, 2], "res_blocks": 1},
+    "image_size": 32, "codebook_size": 32,
+}  # fmt: skip
+SMALL_FLOW: dict[str, Any] = {
+    "image_size": 32, "scales": [1, 2, 4], "codebook_size": 32,
+    "semantic_encoder": {"sizes": {"patch_size": 8, "grid": 4, "width": 32, "layers": 1,
+                                   "heads": 2, "mlp_width": 64}},
+    "semantic_decoder": {"width": 32, "heads": 2, "depth": 1, "target_dim": 128},
+    "encoder_sizes": {"channels": 32, "multipliers": [1, 1], "res_blocks": 1},
+}  # fmt: skip
+CLASSIFIER = {"kind": "classifier", "weights": str(ROOT / "assets/classifiers/procedural-v1"),
+              "strides": [2, 1, 2, 2, 1]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     MaskGitVQGAN(**TEACHER, codebook_size=24).save_pretrained(folder / "teacher")
     OneDPiece(**SMALL_NETWORK).save_pretrained(folder / "start")
+    VQGAN(**SMALL_VQGAN).save_pretrained(folder / "vq")
     (folder / "photos").mkdir()
     for name in ("rocket", "china"):
         with Image.open(ROOT / "assets" / "images" / f"{name}.webp") as picture:
@@ -57,7 +73,19 @@ def overrides(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
         "train.mixed_precision": "none", "log.every": 4, "log.tracker": "none",
         "log.validate_every": 6, "validation_images": 4, "schedule.warmup": 2,
     }  # fmt: skip
-    if not config.get("stem"):  # a published network; ours are small enough as they are
+    if recipe.get("model", {}).get("class") == "VQGAN":
+        settings |= {"data.source": "natural", "data.size": 32, "data.mixture": "{}"}
+        settings |= {f"model.config.{key}": value for key, value in SMALL_VQGAN.items()}
+        if config.get("scales"):
+            settings["model.config.scales"] = [1, 2, 4, 16]
+    elif recipe.get("model", {}).get("class") == "TokenFlow":
+        settings |= {"data.source": "natural", "data.size": 32, "data.mixture": "{}"}
+        settings |= {f"model.config.{key}": value for key, value in SMALL_FLOW.items()}
+        if objective.get("semantic_teacher"):
+            settings["objective.semantic_teacher"] = CLASSIFIER
+        if config.get("decoder_sizes"):
+            settings["model.config.decoder_sizes"] = SMALL_FLOW["encoder_sizes"]
+    elif not config.get("stem"):  # a published network; ours are small enough as they are
         settings |= {"data.source": "natural", "data.size": 32}
         if config:
             settings |= {f"model.config.{key}": value for key, value in SMALL_NETWORK.items()}
@@ -67,7 +95,11 @@ def overrides(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
         settings["model.config.proxy_codebook_size"] = 24
     if objective.get("target") == "proxy_codes":
         settings["objective.teacher"] = folder / "teacher"
-    if "from" in recipe.get("model", {}):
+    if "from" in recipe.get("model", {}) and recipe["model"].get("class") == "VQGAN":
+        settings["model.from"] = folder / "vq"
+    elif "from" in recipe.get("model", {}) and recipe["model"].get("class") == "TokenFlow":
+        settings["model.from"] = folder / Path(recipe["model"]["from"]).parent.name / "model"
+    elif "from" in recipe.get("model", {}):
         stage1 = Path(recipe["model"]["from"]).parent.name
         settings |= {
             "model.from": folder / stage1 / "model", "model.config.pixel_decoder": TEACHER,
@@ -81,6 +113,8 @@ def overrides(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
     if objective.get("discriminator"):
         settings |= {"objective.discriminator_start": 4, "objective.discriminator_channels": 32,
                      "objective.discriminator_stages": 1}  # fmt: skip
+        if objective.get("discriminator_head_start"):
+            settings["objective.discriminator_head_start"] = 2
     return [f"--set={key}={value}" for key, value in settings.items()]
 
 
@@ -102,18 +136,26 @@ def test_recipe_trains_and_its_model_works(path: Path, folder: Path) -> None:
 
 
 SMALL_CODEC: dict[str, Any] = {
-    "encoder_width": 4, "latent_dim": 16, "codebook_size": 64, "width": 32, "hidden": 64,
-    "layers": 2,
+    "encoder_width": 4, "codebook_size": 64, "width": 32, "hidden": 64, "layers": 2,
+}  # fmt: skip
+# By class of the codec: the width of the latents that become sound, and what else is its own.
+SMALL_LATENTS: dict[str, dict[str, Any]] = {
+    "WavTokenizer": {"latent_dim": 16},
+    "DualWavTokenizer": {
+        "acoustic_dim": 16, "semantic.encoder_width": 4, "semantic.width": 32,
+        "semantic.hidden": 48, "semantic.layers": 1,
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", CODECS, ids=lambda path: path.stem)
 def test_codec_recipe_trains_and_its_model_works(path: Path, folder: Path) -> None:
+    small = SMALL_CODEC | SMALL_LATENTS[read_recipe(path)["model"]["class"]]
     settings: dict[str, Any] = {
         "train.steps": STEPS, "train.batch_size": 4, "train.workers": 0, "train.device": "cpu",
         "log.every": 4, "log.tracker": "none", "log.validate_every": 6, "validation_sounds": 2,
         "schedule.warmup": 2, "data.segment": 9600, "data.source": "mixed", "data.mixture": "{}",
-        **{f"model.config.{key}": value for key, value in SMALL_CODEC.items()},
+        **{f"model.config.{key}": value for key, value in small.items()},
         "objective.period.channels": "[4, 4, 4]", "objective.resolution.channels": 4,
         "objective.dac.channels": "[4, 4, 4]", "objective.dac.band_channels": 4,
     }  # fmt: skip

@@ -14,10 +14,16 @@ from tok_core.contract import Tokens, TrainingOutput
 from tok_core.errors import ConfigError, WeightsError
 from tok_core.lpips import LPIPS
 from tok_core.weight_files import find_weights, read_weights
-from vision_tok.adversarial_loss import LeCam, discriminator_hinge, generator_hinge
+from vision_tok.adversarial_loss import (
+    LeCam,
+    discriminator_hinge,
+    discriminator_vanilla,
+    generator_hinge,
+)
 from vision_tok.convnext import SMALL, ConvNeXt
 from vision_tok.discriminator import Blur, Discriminator
 from vision_tok.image_objective import ImageObjective, ImageObjectiveConfig, build_objective
+from vision_tok.patch_discriminator import PatchDiscriminator
 from vision_tok.perceptual_loss import ConvNeXtLogits, MixedPerceptual, build_perceptual
 from vision_tok.weightless_perceptual import WeightlessPerceptual
 
@@ -268,6 +274,22 @@ def test_hinges_by_hand() -> None:
     assert float(generator_hinge(fake)) == 1.25
 
 
+def test_vanilla_by_hand() -> None:
+    real, fake = torch.tensor([0.0, 2.0]), torch.tensor([0.0, -1.0])
+    cross = F.binary_cross_entropy_with_logits
+    expected = 0.5 * (cross(real, torch.ones(2)) + cross(fake, torch.zeros(2)))
+    torch.testing.assert_close(discriminator_vanilla(real, fake), expected)
+
+
+def test_patchgan_has_the_published_shape() -> None:
+    network = PatchDiscriminator()
+    assert sum(p.numel() for p in network.parameters()) == 2_765_633
+    assert PatchDiscriminator(8, 5)(torch.zeros(1, 3, 96, 128)).shape == (1, 1, 1, 2)
+    small = PatchDiscriminator(8, 2).eval()
+    x = _pictures()
+    torch.testing.assert_close(small(x)[:1], small(x[:1]))
+
+
 def test_lecam_by_hand() -> None:
     lecam = LeCam(decay=0.9)
     real, fake = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.0])
@@ -317,6 +339,34 @@ def test_the_discriminator_is_silent_before_its_start() -> None:
     assert set(objective.discriminator_losses(x, out, step=5)) == {
         "discriminator/hinge", "discriminator/lecam"
     }
+
+
+def test_signed_means_and_the_patchgan() -> None:
+    options = {"discriminator_kind": "patchgan", "discriminator_channels": 8, "l1_weight": 1.0}
+    objective = _objective(
+        picture_range="signed", discriminator_loss="vanilla", lecam_weight=0.0, **options
+    )
+    unit = _objective(**options)
+    x, out = _pictures(), _output(_pictures(seed=1))
+    terms = objective.generator_losses(x, out, 5)
+    error = out.reconstruction - x
+    expected = error.square().mean() + error.abs().mean()
+    torch.testing.assert_close(terms["loss/reconstruction"], expected)
+    half = unit.generator_losses(x, out, 5)["loss/reconstruction"]
+    torch.testing.assert_close(half, error.square().mean() / 4 + error.abs().mean() / 2)
+    before = objective.discriminator.main[3].running_mean.clone()
+    assert set(objective.discriminator_losses(x, out, 5)) == {"discriminator/vanilla"}
+    assert not torch.equal(objective.discriminator.main[3].running_mean, before)
+
+
+def test_a_head_start_trains_the_discriminator_unheard() -> None:
+    objective, x, out = _objective(discriminator_head_start=2), _pictures(), _output(_pictures())
+    assert [objective.discriminator_active(step) for step in (2, 3, 4, 5)] == [False] + 3 * [True]
+    assert "discriminator/hinge" in objective.discriminator_losses(x, out, 3)
+    assert "loss/gan" not in objective.generator_losses(x, out, 4)
+    assert "loss/gan" in objective.generator_losses(x, out, 5)
+    with pytest.raises(ConfigError, match="head start"):
+        _objective(discriminator_head_start=6)
 
 
 def test_each_player_trains_alone() -> None:

@@ -1,0 +1,155 @@
+"""Importer of published VQGANs: LlamaGen, taming, VAR and diffusers' VQModel, every key mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tok_core.contract import Autoencoder
+from tok_core.errors import WeightsError
+from tok_core.official_weights import read_state
+from vision_tok.conv_autoencoder_keys import (
+    conv_autoencoder_keys,
+    join_parts,
+    modern_attention_names,
+)
+from vision_tok.infer_titok import shapes_of
+from vision_tok.infer_vqgan import HITS, TABLE, WINDOW, layout_of, vqgan_values
+from vision_tok.official_config import read_official_config
+from vision_tok.official_source import find_official
+from vision_tok.vqgan import VQGAN
+
+# Averaged weights before trained ones.
+WRAPPERS = ("ema", "model", "state_dict")
+# Parts of training checkpoints that belong to no tokenizer: taming's Lightning module keeps its
+# discriminator and LPIPS under "loss.".
+TRAINING_ONLY = ("loss.",)
+# What distributed and compiled training put before every name.
+PREFIXES = ("module.", "_orig_mod.")
+_PHI = "quantize.quant_resi.qresi_ls."
+# Ours alone: VAR counts updates of its averages in Python; a published file has made many.
+UNPUBLISHED = {"quantizer.average.updates": 100}
+
+
+def import_vqgan(
+    source: str | Path, config: Mapping[str, Any] | str | Path | None = None, *,
+    cls: type[Autoencoder] | None = None,
+) -> Any:  # fmt: skip
+    """Read a published checkpoint; every key must find its place on both sides.
+
+    Args:
+        source: LlamaGen's ``.pt``, taming's ``.ckpt``, VAR's ``.pth``, a safetensors file, a
+            folder (diffusers VQModel, or weights with a flat config.json), or a hub id.
+        config: the official config as an object or JSON file; without one, that of the folder,
+            and without that, shapes and the published conventions decide.
+        cls: a subclass of `VQGAN` to build.
+
+    Returns:
+        A `VQGAN` in eval mode, float32, on the CPU.
+
+    Raises:
+        WeightsError: unreadable file, an unknown layout, keys left over on either side, shapes or
+            a config that do not fit.
+
+    Example:
+        >>> vqgan = import_vqgan("vq_ds16_c2i.pt")  # doctest: +SKIP
+    """
+    found = find_official(source, {}, VQGAN.foreign_classes)
+    if found is None:
+        raise WeightsError(
+            f"{source} is no official checkpoint; give a weights file, a diffusers VQModel folder, "
+            "or a folder with model.safetensors and no config.json of ours."
+        )
+    weights, beside = found
+    given = read_official_config(config) if isinstance(config, str | Path) else config
+    state = read_state(weights, WRAPPERS)
+    return vqgan_from_state(state, given or beside, cls=cls, name=str(source))
+
+
+def vqgan_from_state(
+    state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, *,
+    cls: type[Autoencoder] | None = None, name: str = "the checkpoint",
+) -> Any:  # fmt: skip
+    """Build the model that a state dict with official names belongs to (tensors may be on meta).
+
+    Raises:
+        WeightsError: as `import_vqgan`.
+    """
+    chosen = VQGAN if cls is None else cls
+    if not issubclass(chosen, VQGAN):
+        raise WeightsError(f"{name} holds a VQGAN, not a {chosen.__name__}; load it as one.")
+    state = modern_attention_names(tokenizer_part(state))
+    layout = layout_of(state, name)
+    values = vqgan_values(shapes_of(state), config, layout)
+    with torch.device("meta"):
+        model = chosen(**values)
+    fill(model, official_names(model, layout), state, name, UNPUBLISHED)
+    return model.eval() if any(t.is_meta for t in state.values()) else model.float().eval()
+
+
+def official_names(model: VQGAN, layout: str) -> dict[str, tuple[str, ...]]:
+    """Return our name -> official names for everything in the model's state dict."""
+    levels = {
+        "encoder": len(model.settings.encoder.widths),
+        "decoder": len(model.settings.decoder.widths),
+    }
+    names = conv_autoencoder_keys(model.state_dict(), layout, levels)
+    others = {"quantizer.codebook": TABLE, "recent.codes": WINDOW, "quantizer.average.hits": HITS}
+    for name in model.state_dict():
+        if name not in names and name not in UNPUBLISHED:
+            official = others.get(name, name.replace("quantizer.phi.", _PHI))
+            names[name] = (official,)
+    return names
+
+
+def tokenizer_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state without wrappers' prefixes and without what belongs to training alone."""
+    found = dict(state)
+    for prefix in PREFIXES:
+        if found and all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return {name: t for name, t in found.items() if not name.startswith(TRAINING_ONLY)}
+
+
+def fill(
+    model: nn.Module, names: Mapping[str, tuple[str, ...]], state: Mapping[str, Tensor],
+    source: str, unpublished: Mapping[str, int] | None = None,
+) -> None:  # fmt: skip
+    """Assign every official tensor to ours; nothing may be left over on either side.
+
+    Args:
+        model: ours, on the meta device.
+        names: our name -> official names, joined along the first axis.
+        state: official tensors.
+        source: what the tensors are, for the error message.
+        unpublished: values of tensors of ours that no official file holds.
+
+    Raises:
+        WeightsError: tensors missing, left over or misshapen.
+    """
+    wanted = {part for parts in names.values() for part in parts}
+    lacking, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    if lacking or unknown:
+        raise WeightsError(
+            f"{source} does not fit {type(model).__name__}: it lacks {_some(lacking)} and has the "
+            f"unknown {_some(unknown)}."
+        )
+    mine = model.state_dict()
+    ours = {
+        name: join_parts(state, parts, mine[name].shape, source).to(mine[name].dtype)
+        for name, parts in names.items()
+    }
+    device = next(iter(ours.values())).device
+    for name in mine.keys() - names.keys():
+        value = (unpublished or {})[name]
+        ours[name] = torch.full(mine[name].shape, value, dtype=mine[name].dtype, device=device)
+    model.load_state_dict(ours, assign=True)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "nothing") + more

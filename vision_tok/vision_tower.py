@@ -1,0 +1,188 @@
+"""Vision tower: the pre-norm ViT of CLIP and SigLIP, with the choice of what to take from it.
+
+    pictures --patches--> + positions (-> norm) --blocks 1..n--> (norm of every token) --> tokens
+
+Letters: B pictures, G stored grid side, h w grid of the pictures, N = h * w tokens, W width.
+Radford et al., arXiv 2103.00020; Zhai et al., arXiv 2303.15343.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tok_core.errors import ConfigError, MediaError
+from tok_core.fast_linear import Linear
+from tok_core.transformer import SelfAttention, initialise_transformer
+from vision_tok.position_resize import PositionRule, resized_positions
+
+Activation = Literal["quick_gelu", "gelu_tanh", "gelu"]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return x * sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu, "gelu_tanh": _gelu_tanh, "gelu": F.gelu,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerSizes:
+    """Sizes and options of one tower.
+
+    Attributes:
+        patch_size: pixels per side of one patch; rows and columns beyond whole patches are unseen.
+        grid: G, side of the stored position table.
+        width: W. layers: blocks of the published network. heads: of each.
+        mlp_width: hidden width of each MLP.
+        activation: of each MLP: ``quick_gelu`` (OpenAI CLIP), ``gelu_tanh`` (SigLIP), ``gelu``.
+        eps: of every layer norm, 1e-5 for CLIP and 1e-6 for SigLIP.
+        class_token: a learned token stands before the patches.
+        patch_bias: the patch convolution has a bias.
+        pre_norm: a layer norm stands before the first block.
+    """
+
+    patch_size: int
+    grid: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: Activation = "gelu"
+    eps: float = 1e-6
+    class_token: bool = False
+    patch_bias: bool = True
+    pre_norm: bool = False
+
+
+class TowerBlock(nn.Module):
+    """``x += attention(norm(x)); x += mlp(norm(x))`` with the tower's activation."""
+
+    def __init__(self, sizes: TowerSizes) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(sizes.width, eps=sizes.eps)
+        self.attention = SelfAttention(sizes.width, sizes.heads)
+        self.mlp_norm = nn.LayerNorm(sizes.width, eps=sizes.eps)
+        self.up = Linear(sizes.width, sizes.mlp_width)
+        self.down = Linear(sizes.mlp_width, sizes.width)
+        self.activation = ACTIVATIONS[sizes.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, L, W) to (B, L, W)."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.down(self.activation(self.up(self.mlp_norm(x))))
+
+
+class VisionTower(nn.Module):
+    """The patch tokens of a CLIP or SigLIP vision transformer after any of its blocks.
+
+    Blocks that lie behind the one asked for, pooling heads and projections are not built.
+
+    Args:
+        sizes: of the published network.
+        block: number of blocks to run; None runs all, 0 none.
+        final_norm: apply the network's last layer norm to every token.
+        positions: what happens on another grid than G, see `resized_positions`.
+
+    Raises:
+        ConfigError: sizes that do not go together, or a block that is not there.
+
+    Example:
+        >>> sizes = TowerSizes(patch_size=8, grid=4, width=32, layers=2, heads=2, mlp_width=64)
+        >>> VisionTower(sizes)(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 16, 32])
+    """
+
+    def __init__(
+        self, sizes: TowerSizes, *, block: int | None = None, final_norm: bool = True,
+        positions: PositionRule = "none",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _check(sizes, block)
+        self.sizes, self.positions = sizes, positions
+        self.gradient_checkpointing = False
+        self.patches = nn.Conv2d(
+            3, sizes.width, sizes.patch_size, stride=sizes.patch_size, bias=sizes.patch_bias
+        )
+        self.class_token = (
+            nn.Parameter(torch.empty(sizes.width)) if sizes.class_token else None
+        )
+        rows = sizes.grid**2 + sizes.class_token
+        self.position_table = nn.Parameter(torch.empty(rows, sizes.width))
+        self.norm_in = nn.LayerNorm(sizes.width, eps=sizes.eps) if sizes.pre_norm else None
+        blocks = sizes.layers if block is None else block
+        self.blocks = nn.ModuleList(TowerBlock(sizes) for _ in range(blocks))
+        self.norm_out = nn.LayerNorm(sizes.width, eps=sizes.eps) if final_norm else None
+        initialise_transformer(self)
+        for table in (self.class_token, self.position_table):
+            if table is not None:
+                nn.init.normal_(table, std=sizes.width**-0.5)
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.sizes.width
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the token grid (h, w) of pictures of that size in pixels."""
+        return height // self.sizes.patch_size, width // self.sizes.patch_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised pictures (B, 3, H, W) to patch tokens (B, N, W), row-major.
+
+        Raises:
+            MediaError: smaller than one patch, or a grid that the position rule does not allow.
+        """
+        size = self.grid_of(*x.shape[-2:])
+        if not all(size):
+            raise MediaError(
+                f"pictures of {x.shape[-1]} x {x.shape[-2]} pixels are smaller than one patch of "
+                f"{self.sizes.patch_size}; give larger ones."
+            )
+        prefix = int(self.sizes.class_token)
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x + resized_positions(self.position_table[prefix:], size, self.positions)
+        if self.class_token is not None:
+            first = (self.class_token + self.position_table[0]).to(x.dtype)
+            x = torch.cat((first.expand(len(x), 1, -1), x), dim=1)
+        if self.norm_in is not None:
+            x = self.norm_in(x)
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        x = x[:, prefix:]
+        return x if self.norm_out is None else self.norm_out(x)
+
+
+def _check(sizes: TowerSizes, block: int | None) -> None:
+    if min(sizes.patch_size, sizes.grid, sizes.width, sizes.heads, sizes.mlp_width) < 1:
+        raise ConfigError(f"{sizes} holds a number below 1; give sizes of at least 1.")
+    if sizes.width % sizes.heads:
+        raise ConfigError(
+            f"the tower is {sizes.width} wide, which {sizes.heads} heads cannot share; choose "
+            "heads that divide the width."
+        )
+    if sizes.activation not in ACTIVATIONS:
+        raise ConfigError(
+            f"activation '{sizes.activation}' is unknown; legal are {', '.join(ACTIVATIONS)}."
+        )
+    if block is not None and not 0 <= block <= sizes.layers:
+        raise ConfigError(
+            f"block {block} was asked for and the tower has {sizes.layers}; give 0 to "
+            f"{sizes.layers}."
+        )
