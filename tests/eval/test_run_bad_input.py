@@ -103,7 +103,8 @@ def test_rfid_against_statistics_of_a_training_set(
 ) -> None:
     name = tmp_path / "VIRTUAL_imagenet256_labeled.npz"
     np.savez(name, mu=np.zeros(2048), sigma=np.eye(2048, dtype=np.float32))
-    words = ("recon", "-t", "jpeg", "--qualities", 50, "--data", files.pictures, "--reference", name)
+    words = ("recon", "-t", "jpeg", "--qualities", 50, "--data", files.pictures,
+             "--reference", name)  # fmt: skip
     refused = judge(*words, "-m", "rfid", "-p", "titok")
     assert "describes training pictures" in refused.sentence
     assert "--protocol mar" in refused.sentence
