@@ -3,6 +3,7 @@
     loss/mel                       log mel distance (WavTokenizer's)
     loss/multi_mel                 log mel distance over several windows (needs no discriminator)
     loss/quantizer/commitment      the quantizer's own loss
+    loss/semantic                  cosine distance to a teacher, of codecs with a semantic stream
     loss/{period,resolution,dac}/adversarial, .../features    what each kind of discriminator says
     discriminator/{period,resolution,dac}                     what each kind learns from
 
@@ -36,6 +37,8 @@ from audio_tok.judgement import (
     squares_discriminator,
     squares_generator,
 )
+from audio_tok.semantic_distillation import semantic_distillation
+from audio_tok.semantic_teacher import SemanticTeacherConfig, build_teacher
 from tok_core.contract import TrainingOutput
 from tok_core.errors import ConfigError
 from tok_core.mel import MelSpectrogram, MultiResolutionMel, log_mel_distance
@@ -52,6 +55,7 @@ class AudioObjectiveConfig:
         multi_mel_weight, multi_mel_start, multi_mel_sizes, multi_mel_bins, multi_mel_silence,
             multi_mel_magnitudes: of ``loss/multi_mel``, see `tok_core.mel.MultiResolutionMel`.
         commitment_weight, commitment_start: of all the quantizer's own terms.
+        semantic_weight, semantic_start: of ``loss/semantic``. semantic: which teacher.
         shortened_weight: of the same terms, discriminators left out, on the sound decoded from a
             prefix of the levels, where tail drop trains jointly.
         period, resolution, dac: the three kinds of discriminators.
@@ -73,6 +77,9 @@ class AudioObjectiveConfig:
     multi_mel_magnitudes: Weight = 0.0
     commitment_weight: Weight = 1000.0
     commitment_start: Count = 0
+    semantic_weight: Weight = 0.0
+    semantic_start: Count = 0
+    semantic: SemanticTeacherConfig = field(default_factory=SemanticTeacherConfig)
     shortened_weight: Weight = 1.0
     period: PeriodOptions = field(default_factory=PeriodOptions)
     resolution: ResolutionOptions = field(default_factory=ResolutionOptions)
@@ -106,7 +113,8 @@ class AudioObjective(Objective):
             pass, as the published training did.
 
     Raises:
-        ConfigError: no term on the sound, or impossible sizes.
+        ConfigError: no term on the sound, impossible sizes, or an unknown teacher.
+        WeightsError: a teacher that is not on this machine.
 
     Source: Ji et al. 2024, arXiv 2408.16532, section 3.4.
 
@@ -114,6 +122,8 @@ class AudioObjective(Objective):
         >>> objective = AudioObjective(AudioObjectiveConfig())
         >>> sum(objective.generator_losses(x, model(x), step=0).values()).backward()
     """
+
+    frozen_parts = ("teacher",)
 
     def __init__(self, config: AudioObjectiveConfig) -> None:
         super().__init__()
@@ -131,6 +141,8 @@ class AudioObjective(Objective):
             rate, config.multi_mel_sizes, config.multi_mel_bins, config.multi_mel_silence,
             config.multi_mel_magnitudes,
         )  # fmt: skip
+        distilled = config.semantic_weight > 0
+        self.teacher = build_teacher(config.semantic, rate) if distilled else None
         # Frozen networks stand beside the discriminator, out of every optimizer; their random
         # weights are part of the run's state all the same.
         still = config.official_frozen_dac and config.dac.enabled
@@ -164,6 +176,10 @@ class AudioObjective(Objective):
                 terms = self._mel_terms(target, out.shortened.float(), step, "shortened/")
                 losses |= {n: config.shortened_weight * value for n, value in terms.items()}
             losses |= self._verdict_terms(target, sound, step)
+            if self.teacher is not None and step >= config.semantic_start:
+                raw = semantic_distillation(self.teacher, target, out)
+                losses["loss/semantic"] = config.semantic_weight * raw
+                self._log({"semantic": raw})
             self._log({**out.losses})
             if config.commitment_weight > 0 and step >= config.commitment_start:
                 for name, value in out.losses.items():
@@ -265,6 +281,7 @@ def build_objective(config: AudioObjectiveConfig) -> AudioObjective:
     """Return the objective of a run.
 
     Raises:
-        ConfigError: no term on the sound, or impossible sizes.
+        ConfigError: no term on the sound, impossible sizes, or an unknown teacher.
+        WeightsError: a teacher that is not on this machine.
     """
     return AudioObjective(config)

@@ -64,6 +64,11 @@ class StreamEncoder:
 
     def __init__(self, codec: WavTokenizer, *, num_tokens: int | None = None) -> None:
         _check(codec)
+        if not isinstance(codec, WavTokenizer):
+            raise ConfigError(
+                f"a {type(codec).__name__} came in; streams are encoded by a WavTokenizer: encode "
+                "whole sounds with this codec."
+            )
         levels = codec.settings.num_codebooks
         if num_tokens is not None and not 1 <= num_tokens <= levels:
             raise TokenError(
@@ -233,7 +238,7 @@ class StreamDecoder:
 
     def _run(self, codes: Tensor) -> Tensor:
         backbone, head = self.codec.backbone, self.codec.head
-        z = self.codec.quantizer.lookup(codes.transpose(1, 2)).to(backbone.embed.weight.dtype)
+        z = self.codec.sound_latents(codes).to(backbone.embed.weight.dtype)
         row = torch.zeros(1, dtype=torch.int64, device=z.device)
         x = self._embed.push(z)
         for part in self._position:

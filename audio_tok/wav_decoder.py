@@ -7,12 +7,13 @@ Letters: B batch, Q levels, q kept levels, F frames, D latent width, T samples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from audio_tok.istft_head import ISTFTHead
 from audio_tok.length_groups import length_groups
@@ -26,27 +27,20 @@ from tok_core.token_spec import Axis, TokenSpec
 
 
 class WavSynthesis(Tokenizer):
-    """What `WavDecoder` and `audio_tok.wav_tokenizer.WavTokenizer` share.
+    """What every codec of the family does with its codes.
 
-    Subclasses call `build_synthesis`.
+    Subclasses call `build_synthesis` and give `sound_latents`, `embed` and `codebooks`.
     """
 
     _keep_in_fp32_modules = ["quantizer", "head"]
     settings: WavDecoderConfig
 
-    @property
-    def quantizer(self) -> ResidualQuantizer:
-        """The codebooks."""
-        part = self._modules["quantizer"]
-        assert isinstance(part, ResidualQuantizer)
-        return part
-
-    def build_synthesis(self, config: WavDecoderConfig, levels: ResidualQuantizer) -> None:
+    def build_synthesis(self, config: WavDecoderConfig, quantizer: nn.Module) -> None:
         """Take the codebooks, make the backbone and the head."""
         self.settings = config
         # Past __setattr__ and with a property of its own: diffusers answers an attribute that is
         # also a config key (the quantizer's options) with the config.
-        self._modules["quantizer"] = levels
+        self._modules["quantizer"] = quantizer
         self.backbone = VocosBackbone(
             config.latent_dim, config.width, config.hidden, config.layers,
             attention=config.attention, condition_ids=config.condition_ids,
@@ -82,15 +76,11 @@ class WavSynthesis(Tokenizer):
             token_rate=self.settings.token_rate,
         )
 
-    @property
-    def codebooks(self) -> tuple[Codebook, ...]:
-        """One table per level."""
-        levels = [self.quantizer.level(i) for i in range(self.settings.num_codebooks)]
-        return tuple(
-            Codebook(level.vectors, "cosine" if level.l2_normalize else "l2") for level in levels
-        )
-
     # -- codes to sound ------------------------------------------------------------------------
+
+    def sound_latents(self, codes: Tensor) -> Tensor:
+        """Return what the backbone reads, (B, F, D), of codes (B, q, F)."""
+        raise TypeError(f"{type(self).__name__} does not define sound_latents")
 
     def decode_latents(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """Map latents to sound, in [-1, 1].
@@ -134,12 +124,12 @@ class WavSynthesis(Tokenizer):
         longest = int(samples.max())
         codes = self._valid_codes(tokens)
         if int(frames.min()) == int(frames.max()):
-            z = self.quantizer.lookup(codes[..., : int(frames[0])].transpose(1, 2))
+            z = self.sound_latents(codes[..., : int(frames[0])])
             wave = self.synthesise(z, condition)[..., :longest].clamp(-1, 1).float()
         else:
             wave = torch.zeros(len(codes), 1, longest, device=codes.device)
             for count, items in length_groups(frames):
-                z = self.quantizer.lookup(codes[items, :, :count].transpose(1, 2))
+                z = self.sound_latents(codes[items, :, :count])
                 row = condition
                 if condition is not None and len(condition) > 1:
                     row = condition[items.to(condition.device)]
@@ -150,25 +140,14 @@ class WavSynthesis(Tokenizer):
             wave = wave.masked_fill(behind[:, None], 0.0)
         return wave
 
-    def embed(
-        self, tokens: Tokens | Tensor, *, stream: str | None = None, upto: int | None = None
+    def _embedded(
+        self, tokens: Tokens | Tensor, lookup: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Return the quantized latents (B, D, F); zero behind an item with fewer frames.
-
-        Args:
-            tokens: codes (B, q, F).
-            stream: this family has none; leave it out.
-            upto: sum the levels below this number only.
-
-        Raises:
-            TokenError: codes that do not fit ``spec``, or an argument that does not apply.
-        """
-        if stream is not None:
-            raise TokenError(f"stream is '{stream}' but this codec has none; leave it out.")
+        """Return (B, D, F), zero behind an item's frames, of what ``lookup`` makes of codes."""
         tokens = as_tokens(tokens)
         frames = self._sizes(tokens)[0]
         codes = self._valid_codes(tokens)
-        z = self.quantizer.lookup(codes.transpose(1, 2), upto).transpose(1, 2)
+        z = lookup(codes).transpose(1, 2)
         if int(frames.min()) == codes.shape[-1]:
             return z
         return z * (torch.arange(codes.shape[-1], device=z.device) < frames[:, None])[:, None]
@@ -206,8 +185,71 @@ class WavSynthesis(Tokenizer):
             )
         return frames, samples
 
+    # -- the decoder alone ---------------------------------------------------------------------
 
-class WavDecoder(WavSynthesis):
+    @property
+    def unit_codes(self) -> bool:
+        """Whether the vectors that the backbone reads are brought to unit length."""
+        return self.codebooks[0].metric == "cosine"
+
+    def decoder_state(self) -> dict[str, Tensor]:
+        """Return tensors by the names that they have in a `WavDecoder`, and others."""
+        return self.state_dict()
+
+    # -- training ------------------------------------------------------------------------------
+
+    def draw_row(self, x: Tensor) -> Tensor:
+        """Return the row (1,) of the adaptive norms for a training pass: a random one, else 0."""
+        rows = self.settings.condition_ids
+        if not self.training or rows == 1:
+            return torch.zeros(1, dtype=torch.int64, device=x.device)
+        # From the CPU generator: the same draw on every device.
+        return torch.randint(rows, (1,)).to(x.device)
+
+
+class LevelSynthesis(WavSynthesis):
+    """Codes of Q levels whose vectors are summed: `WavDecoder` and `WavTokenizer`."""
+
+    @property
+    def quantizer(self) -> ResidualQuantizer:
+        """The codebooks."""
+        part = self._modules["quantizer"]
+        assert isinstance(part, ResidualQuantizer)
+        return part
+
+    @property
+    def codebooks(self) -> tuple[Codebook, ...]:
+        """One table per level."""
+        levels = [self.quantizer.level(i) for i in range(self.settings.num_codebooks)]
+        return tuple(
+            Codebook(level.vectors, "cosine" if level.l2_normalize else "l2") for level in levels
+        )
+
+    def sound_latents(self, codes: Tensor) -> Tensor:
+        """Return the summed vectors (B, F, D) of codes (B, q, F)."""
+        return self.quantizer.lookup(codes.transpose(1, 2))
+
+    def embed(
+        self, tokens: Tokens | Tensor, *, stream: str | None = None, upto: int | None = None
+    ) -> Tensor:
+        """Return the quantized latents (B, D, F); zero behind an item with fewer frames.
+
+        Args:
+            tokens: codes (B, q, F).
+            stream: this family has none; leave it out.
+            upto: sum the levels below this number only.
+
+        Raises:
+            TokenError: codes that do not fit ``spec``, or an argument that does not apply.
+        """
+        if stream is not None:
+            raise TokenError(f"stream is '{stream}' but this codec has none; leave it out.")
+        return self._embedded(
+            tokens, lambda codes: self.quantizer.lookup(codes.transpose(1, 2), upto)
+        )
+
+
+class WavDecoder(LevelSynthesis):
     """Decoder and codebook alone: codes in, sound out; it cannot encode.
 
     Args:
@@ -272,13 +314,12 @@ def decoder_of(tokenizer: WavSynthesis) -> WavDecoder:
     settings: dict[str, Any] = {
         name: getattr(tokenizer.settings, name) for name in WavDecoderConfig.__dataclass_fields__
     }
-    first = tokenizer.codebooks[0]
     with torch.device("meta"):
         decoder = WavDecoder(
-            **settings, l2_normalize=first.metric == "cosine",
+            **settings, l2_normalize=tokenizer.unit_codes,
             source_code_hash=tokenizer.code_hash(),
         )  # fmt: skip
-    state = tokenizer.state_dict()
+    state = tokenizer.decoder_state()
     decoder.load_state_dict({name: state[name] for name in decoder.state_dict()}, assign=True)
     return decoder.eval()
 

@@ -15,17 +15,17 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from audio_tok.length_groups import length_groups
+from audio_tok.length_groups import checked_sound, encode_by_length
 from audio_tok.seanet_encoder import SeanetEncoder
-from audio_tok.wav_decoder import WavSynthesis
+from audio_tok.wav_decoder import LevelSynthesis
 from audio_tok.wav_tokenizer_config import WavTokenizerConfig, parse_config
 from tok_core.contract import Tokens, TrainingOutput
-from tok_core.errors import MediaError, TokenError
+from tok_core.errors import TokenError
 from tok_core.residual_quantizer import ResidualQuantizer
 from tok_core.tail_drop import TailDrop
 
 
-class WavTokenizer(WavSynthesis):
+class WavTokenizer(LevelSynthesis):
     """Neural audio codec with few tokens per second.
 
     Args:
@@ -113,11 +113,7 @@ class WavTokenizer(WavSynthesis):
         return self._frames(x).transpose(1, 2)
 
     def _frames(self, x: Tensor) -> Tensor:
-        if x.dim() != 3 or x.shape[1] != 1 or not x.shape[2] or not x.is_floating_point():
-            raise MediaError(
-                f"sound of shape {tuple(x.shape)} and type {x.dtype} came in; legal is float "
-                "(batch, 1, samples) with at least one sample: encode channels one by one."
-            )
+        x = checked_sound(x)
         return self.encoder(x.transpose(1, 2).to(self.encoder.first.weight.dtype))
 
     @torch.no_grad()
@@ -145,29 +141,11 @@ class WavTokenizer(WavSynthesis):
             raise TokenError(
                 f"num_tokens is {num_tokens} codebooks; legal for this model is 1 to {total}."
             )
-        if lengths is None:
-            codes = self.quantizer.encode(self._frames(x), num_tokens).transpose(1, 2)
-            extent = torch.full((len(x), 1), x.shape[-1], device=x.device)
-            return Tokens(codes.contiguous(), extent=extent)
-        lengths = self._checked_lengths(x, lengths)
-        frames = -(-lengths // self.hop)
-        levels = total if num_tokens is None else num_tokens
-        codes = torch.zeros(
-            len(x), levels, int(frames.max()), dtype=torch.int64, device=x.device
-        )
-        for length, items in length_groups(lengths):
-            part = self.quantizer.encode(self._frames(x[items, :, :length]), num_tokens)
-            codes[items, :, : part.shape[1]] = part.transpose(1, 2)
-        return Tokens(codes, frames, lengths[:, None])
 
-    def _checked_lengths(self, x: Tensor, lengths: Tensor) -> Tensor:
-        most = x.shape[-1]
-        if lengths.shape != x.shape[:1] or int(lengths.min()) < 1 or int(lengths.max()) > most:
-            raise TokenError(
-                f"lengths are {lengths.tolist()} for sound of shape {tuple(x.shape)}; legal is one "
-                f"number of samples from 1 to {most} for each item."
-            )
-        return lengths.to(x.device)
+        def codes_of(part: Tensor) -> Tensor:
+            return self.quantizer.encode(self._frames(part), num_tokens).transpose(1, 2)
+
+        return encode_by_length(x, lengths, self.hop, codes_of)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -186,7 +164,7 @@ class WavTokenizer(WavSynthesis):
             The sound (B, 1, T), not clamped; the codes; the quantizer's losses; ``shortened`` from
             a prefix of the levels where ``tail_drop`` trains jointly.
         """
-        row = self._draw_row(x) if condition is None else condition
+        row = self.draw_row(x) if condition is None else condition
         if tokens is not None:
             z = self.embed(tokens).transpose(1, 2)
             return TrainingOutput(self._sound(z, row, x), tokens, {}, {})
@@ -207,10 +185,3 @@ class WavTokenizer(WavSynthesis):
 
     def _sound(self, z: Tensor, row: Tensor, x: Tensor) -> Tensor:
         return self.synthesise(z, row)[..., : x.shape[-1]]
-
-    def _draw_row(self, x: Tensor) -> Tensor:
-        rows = self.settings.condition_ids
-        if not self.training or rows == 1:
-            return torch.zeros(1, dtype=torch.int64, device=x.device)
-        # From the CPU generator: the same draw on every device.
-        return torch.randint(rows, (1,)).to(x.device)

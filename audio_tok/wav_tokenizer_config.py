@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +89,11 @@ def parse_decoder_config(values: Mapping[str, Any]) -> WavDecoderConfig:
     Raises:
         ConfigError: an illegal value, or options that exclude each other.
     """
-    plain = _own(values)
-    _check_counts(plain, ("hop",))
+    plain = own_values(values)
+    check_counts(plain, ("hop",))
     plain["n_fft"] = plain["n_fft"] if plain["n_fft"] is not None else 4 * plain["hop"]
     config = WavDecoderConfig(**plain)
-    _check_decoder(config)
+    check_decoder(config)
     return config
 
 
@@ -103,28 +103,16 @@ def parse_config(values: Mapping[str, Any]) -> WavTokenizerConfig:
     Raises:
         ConfigError: an unknown option, an illegal value, or options that exclude each other.
     """
-    plain = _own(values)
-    strides = plain["strides"]
-    if not strides or any(not _is_count(stride) for stride in strides):
-        raise ConfigError(
-            f"strides are {strides}; give at least one whole number, each at least 1, in the "
-            "order of execution."
-        )
-    _check_counts(plain, ("encoder_width",))
-    if plain["encoder_width"] % 2:
-        raise ConfigError(
-            f"encoder_width is {plain['encoder_width']}; residual blocks halve it: make it even."
-        )
-    if not _is_count(plain["lstm_layers"], 0):
-        raise ConfigError(f"lstm_layers is {plain['lstm_layers']}; legal is 0 (none) or more.")
-    plain["strides"] = tuple(strides)
-    plain["hop"] = math.prod(strides)
+    plain = own_values(values)
+    check_encoder(plain)
+    plain["strides"] = tuple(plain["strides"])
+    plain["hop"] = math.prod(plain["strides"])
     plain["n_fft"] = plain["n_fft"] if plain["n_fft"] is not None else 4 * plain["hop"]
     plain["quantizer"] = parse_part(AudioQuantizerOptions, "quantizer", plain["quantizer"] or {})
     if plain["tail_drop"] is not None:
         plain["tail_drop"] = parse_part(TailDropOptions, "tail_drop", plain["tail_drop"])
     config = WavTokenizerConfig(**plain)
-    _check_decoder(config)
+    check_decoder(config)
     if config.tail_drop is not None and config.num_codebooks < 2:
         raise ConfigError(
             "tail_drop runs along codebook levels but num_codebooks is 1; raise num_codebooks or "
@@ -133,7 +121,8 @@ def parse_config(values: Mapping[str, Any]) -> WavTokenizerConfig:
     return config
 
 
-def _own(values: Mapping[str, Any]) -> dict[str, Any]:
+def own_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the locals of an ``__init__`` is config."""
     left_out = ("self", "__class__", "source_code_hash")
     return {key: value for key, value in values.items() if key not in left_out}
 
@@ -142,18 +131,41 @@ def _is_count(value: object, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _check_counts(plain: Mapping[str, Any], names: tuple[str, ...]) -> None:
+def check_counts(plain: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ConfigError unless all of these are whole numbers of at least 1."""
     for name in names:
         if not _is_count(plain[name]):
             raise ConfigError(f"{name} is {plain[name]!r}; give a whole number of at least 1.")
 
 
-def _check_decoder(config: WavDecoderConfig) -> None:
+def check_encoder(plain: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ConfigError for sizes that `audio_tok.seanet_encoder.SeanetEncoder` cannot have.
+
+    Args:
+        plain: with ``strides``, ``encoder_width`` and ``lstm_layers``. prefix: of their names.
+    """
+    strides, width, layers = plain["strides"], plain["encoder_width"], plain["lstm_layers"]
+    if not strides or any(not _is_count(stride) for stride in strides):
+        raise ConfigError(
+            f"strides are {strides}; give at least one whole number, each at least 1, in the "
+            "order of execution."
+        )
+    check_counts({f"{prefix}encoder_width": width}, [f"{prefix}encoder_width"])
+    if width % 2:
+        raise ConfigError(
+            f"{prefix}encoder_width is {width}; residual blocks halve it: make it even."
+        )
+    if not _is_count(layers, 0):
+        raise ConfigError(f"{prefix}lstm_layers is {layers}; legal is 0 (none) or more.")
+
+
+def check_decoder(config: WavDecoderConfig) -> None:
+    """Raise ConfigError for sizes that the backbone and the head cannot have."""
     counts = (
         "sample_rate", "latent_dim", "codebook_size", "num_codebooks", "width", "hidden", "layers",
         "condition_ids", "n_fft",
     )  # fmt: skip
-    _check_counts(vars(config), counts)
+    check_counts(vars(config), counts)
     if config.attention and config.width % GROUPS:
         raise ConfigError(
             f"width is {config.width}; the position net normalises {GROUPS} groups of channels: "

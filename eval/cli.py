@@ -17,10 +17,12 @@ from eval.commands import (
     perturbed,
     pfid,
     plot,
+    probe,
     published,
     rd,
     recon,
     report,
+    statistics,
 )
 from eval.options import spread_words
 
@@ -36,10 +38,12 @@ app = typer.Typer(
 app.command("recon")(recon.recon)
 app.command("audio")(audio.audio)
 app.command("gen")(gen.gen)
+app.command("statistics")(statistics.statistics)
 app.command("pfid")(pfid.pfid)
 app.command("perturbed")(perturbed.perturbed)
 app.command("rd")(rd.rd)
 app.command("downstream")(downstream.downstream)
+app.command("probe")(probe.probe)
 app.command("contribution")(contribution.contribution)
 app.command("compare")(compare.compare)
 app.command("plot")(plot.plot)

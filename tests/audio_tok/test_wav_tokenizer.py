@@ -240,8 +240,8 @@ def test_rows_of_the_adaptive_norms() -> None:
     drawn = set()
     for seed in range(10):
         torch.manual_seed(seed)
-        drawn.add(int(model.train()._draw_row(x)))
-    assert len(drawn) > 2 and not model.eval()._draw_row(x).any()
+        drawn.add(int(model.train().draw_row(x)))
+    assert len(drawn) > 2 and not model.eval().draw_row(x).any()
 
 
 # -- the decoder alone ---------------------------------------------------------------------------

@@ -156,6 +156,25 @@ def test_gen(files: Files, judge: Judge, tmp_path: Path) -> None:
     assert one["protocol"]["reference_sha256"] == one["items"]
 
 
+def test_statistics_stand_for_the_pictures(files: Files, judge: Judge, tmp_path: Path) -> None:
+    words = ("--data", files.pictures, "--size", 16, "--network", "procedural-v1")
+    made = judge("statistics", *words, "--protocol", "llamagen", "-o", "ref.npz")
+    assert made.code == 0, made.err
+    assert "fewer than" in made.err and "ref.npz" in made.err
+    assert "exists" in judge("statistics", *words, "-o", "ref.npz").sentence
+    assert "did you mean" in judge(
+        "statistics", *words[:-1], "procedural-v2", "-o", "other.npz").sentence
+    recon = ("recon", "-t", "jpeg", "--qualities", 50, "--data", files.pictures, "--size", 16,
+             "-p", "llamagen", "-m", "frechet/procedural-v1")  # fmt: skip
+    against = judge(*recon, "--reference", "ref.npz", "-o", "a.json")
+    assert against.code == 0, against.err
+    assert judge(*recon, "-o", "b.json").code == 0
+    a, b = (scores(tmp_path / name)["jpeg", 50.0, "frechet/procedural-v1"]
+            for name in ("a.json", "b.json"))  # fmt: skip
+    assert a["value"] == pytest.approx(b["value"], rel=1e-6) and a["value"] > 0
+    assert a["protocol"]["reference"] == "file"
+
+
 def test_downstream_and_contribution(files: Files, judge: Judge, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "networks.py").write_text(
