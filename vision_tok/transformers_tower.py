@@ -137,8 +137,9 @@ def architecture_of(path: str) -> dict[str, Any]:
             f"there is no vision model folder '{path}'; give a folder with config.json, or a hub "
             "id such as facebook/dinov2-base."
         )
+    library = _library()
     try:
-        config = _library().AutoConfig.from_pretrained(path)
+        config = library.AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise WeightsError(f"cannot read the vision model '{path}' ({_line(error)}).") from None
     config = getattr(config, "vision_config", config)
@@ -148,8 +149,9 @@ def architecture_of(path: str) -> dict[str, Any]:
 def _config(architecture: Mapping[str, Any]) -> Any:
     values = dict(architecture)
     kind = values.pop("model_type", None)
+    library = _library()
     try:
-        config = _library().AutoConfig.for_model(kind, **values)
+        config = library.AutoConfig.for_model(kind, **values)
     except ValueError:
         raise ConfigError(
             f"architecture names the model_type {kind!r}, which this transformers library does not "

@@ -381,11 +381,17 @@ BAD: list[tuple[dict[str, Any], type[TesseraError], str]] = [
 def test_mistakes_are_one_sentence(
     options: dict[str, Any], kind: type[TesseraError], sentence: str
 ) -> None:
+    if options.get("kind") == "transformers" and "architecture" in options:
+        pytest.importorskip("transformers")
     with pytest.raises(kind, match=sentence):
         SemanticEncoder(parse_encoder(options))
 
 
 def test_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match="needs the transformers library"):
+        SemanticEncoder(parse_encoder({"kind": "transformers",
+                                       "architecture": {"model_type": "vit", **SMALL}}))
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match="cannot be imported"):
         SemanticEncoder(parse_encoder({"kind": "timm", "name": "vitamin_xlarge_256"}))
