@@ -36,11 +36,11 @@ TEACHER: dict[str, Any] = {
     "strides": [2, 1, 2, 2, 1], "taps": [4],
 }  # fmt: skip
 FULL: dict[str, Any] = {
-    "side": 32, "teacher_side": 64, "channels": 16, "multipliers": [1, 1, 2, 2], "codes": 512,
+    "side": 16, "teacher_side": 64, "channels": 16, "multipliers": [1, 1, 2], "codes": 512,
     "width": 96, "steps": 1500, "batch": 32, "pictures": 4800,
 }  # fmt: skip
 SMALL: dict[str, Any] = {
-    "side": 16, "teacher_side": 32, "channels": 16, "multipliers": [1, 1, 2], "codes": 256,
+    "side": 16, "teacher_side": 32, "channels": 8, "multipliers": [1, 1, 2], "codes": 256,
     "width": 64, "steps": 240, "batch": 32, "pictures": 2400,
 }  # fmt: skip
 SCALES = [1, 2, 4]
