@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -13,49 +14,35 @@ from tok_core.errors import ConfigError
 from tok_core.procedural_draws import item_draws
 from tok_core.procedural_images import KINDS, VERSION, ProceduralClasses, ProceduralImages
 
-# Mean grey of the upper and of the left half of the first pictures of version 1.  If one of these
-# fails, the painters have changed: raise VERSION, and say in the model cards which version a model
-# was trained on.  No hash, because the sines of another processor differ in the last digit and with
-# them a grey level here and there.  Text is left out, because its pixels belong to the FreeType
-# inside Pillow.
-GOLDEN: dict[str, tuple[tuple[float, float], ...]] = {
-    "dead_leaves": (
-        (111.58, 128.28), (145.11, 130.11), (96.75, 69.5),
-        (105.27, 77.49), (116.75, 148.61), (145.73, 135.49),
-    ),
-    "texture": (
-        (147.73, 146.74), (101.67, 100.74), (156.98, 159.29),
-        (110.11, 100.93), (112.83, 114.55), (84.61, 84.76),
-    ),
-    "gradient": (
-        (81.43, 80.5), (107.31, 87.48), (148.75, 128.48),
-        (122.28, 161.18), (172.58, 181.15), (158.48, 176.27),
-    ),
-    "shapes": (
-        (63.34, 61.17), (117.88, 118.31), (139.47, 148.09),
-        (105.51, 98.35), (113.07, 121.6), (89.36, 82.62),
-    ),
-    "classes": (
-        (163.81, 167.46), (75.82, 82.56), (183.9, 197.36),
-        (67.85, 63.28), (123.22, 126.52), (175.05, 150.32),
-    ),
-}  # fmt: skip
+# Pixels of version 1.  If one of these fails, the painters have changed: raise VERSION, and say in
+# the model cards which version a model was trained on.  Text is left out, because its pixels belong
+# to the FreeType inside Pillow.
+GOLDEN = {
+    "dead_leaves": "1dfdac762f4fa708",
+    "texture": "e4a08b383ab389c4",
+    "gradient": "bafaea0f584e380b",
+    "shapes": "4ecc82e0222e906c",
+    "classes": "a433943bab52cf2f",
+}
+# The same pictures as a processor without AVX-512 paints them (seen on an AMD EPYC with AVX2 alone,
+# with the same code and pinned libraries; the cause, a last digit of some function, is presumed).
+OTHER_PROCESSORS = {"shapes": "df52f6d979bacfe5"}
 
 
-def _halves(kind: str) -> np.ndarray:
-    """Return mean grey of the upper and left half of every picture."""
+def _digest(kind: str) -> str:
     if kind == "classes":
-        pictures = [ProceduralClasses(64, seed=3).pixels(i)[0] for i in range(6)]
+        source = ProceduralClasses(64, seed=3)
+        pictures = [source.pixels(index)[0] for index in range(24)]
     else:
-        pictures = [ProceduralImages(kind, 64, seed=3).pixels(i) for i in range(6)]
-    stack = np.stack(pictures).astype(np.float64)
-    return np.stack([stack[:, :32].mean((1, 2, 3)), stack[:, :, :32].mean((1, 2, 3))], 1)
+        images = ProceduralImages(kind, 64, seed=3)
+        pictures = [images.pixels(index) for index in range(24)]
+    return hashlib.sha256(np.stack(pictures).tobytes()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("kind", sorted(GOLDEN))
 def test_pixels_of_this_version_are_pinned(kind: str) -> None:
     assert VERSION == 1
-    assert _halves(kind) == pytest.approx(np.array(GOLDEN[kind]), abs=0.1)
+    assert _digest(kind) in (GOLDEN[kind], OTHER_PROCESSORS.get(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
