@@ -6,8 +6,8 @@ Random weights, 24 kHz, batch 1, the same sound for all: encode to codes and dec
 turns in one process. Then each codec again in a process of its own, as a user would run it (ours
 with `tok_core.warm_memory`, as the ``tessera`` command), where the extra memory of a call is read
 as well: the peak of the resident set above its size before the call (Linux with glibc only).
-Sounds longer than SHORT seconds are run once and without DAC, which takes many minutes there. Rows
-of other lengths that the JSON holds already stay in it.
+Sounds longer than SHORT seconds are run once. Rows of other lengths that the JSON holds already
+stay in it.
 """
 
 from __future__ import annotations
@@ -85,8 +85,7 @@ def operations(pair: Pair, x: Tensor) -> float:
 def in_turns(seconds: float, repeats: int) -> list[dict[str, Any]]:
     """Return one row per codec, timed in turns in this process."""
     x = sound(seconds)
-    names = [name for name in (*OURS, *PEERS) if name != "DAC" or seconds <= SHORT]
-    pairs = {name: build(name) for name in names}
+    pairs = {name: build(name) for name in (*OURS, *PEERS)}
     codes = {name: pair[0](x) for name, pair in pairs.items()}
     encode = {name: partial(pair[0], x) for name, pair in pairs.items()}
     decode = {name: partial(pair[1], codes[name]) for name, pair in pairs.items()}
