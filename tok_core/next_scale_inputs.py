@@ -4,8 +4,9 @@
     TokenFlow  f := rows of scale 1;  f := bicubic(f -> next grid) is the input;  f := f + its rows
 
 TokenFlow's chain never goes to the full grid, unlike the sum that its decoder sees.  The first
-scale has no input: it is predicted from the condition.  Letters: B batch, D channels, h w the grid
-of a scale, S scales, N tokens of all scales, n_1 those of the first.
+scale has no input: it is predicted from the condition.  Branches stand side by side on the last
+axis.  Letters: B batch, P branches, D channels, h w the grid of a scale, S scales, N tokens of all
+scales, n_1 those of the first.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from torch import Tensor
 from tok_core.dual_codebook import DualCodebook
 from tok_core.errors import TokenError
 from tok_core.full_float32 import full_float32
-from tok_core.multi_scale_quantizer import MultiScaleQuantizer
+from tok_core.phi_residual import PhiResidual
+from tok_core.product_quantizer import ProductQuantizer
 from tok_core.scale_residual import area, bicubic
 from tok_core.scales import Scales, Size
 
 
 def next_scale_inputs(
-    quantizer: MultiScaleQuantizer | DualCodebook,
+    quantizer: PhiResidual | DualCodebook | ProductQuantizer,
     codes: Tensor,
     *,
     size: Size | None = None,
@@ -37,13 +39,14 @@ def next_scale_inputs(
 
     Args:
         quantizer: that the codes come from; decides which of the two forms is made.
-        codes: int64 (B, n) of whole scales.
+        codes: int64 (B, n) of whole scales, (B, P, n) of a product quantizer.
         size: (H, W) of the latent; None is the native grid.
         refine: inputs, counted from 0, that hold the rows of their own scale as well: in a
             refinement pass a scale is drawn again from what it was. TokenFlow's form only.
 
     Returns:
-        (B, M, D) float32, row by row, coarse to fine: n_1 tokens fewer than N for all codes.
+        (B, M, D) float32, or (B, M, P D) the branches side by side: row by row, coarse to fine,
+        n_1 tokens fewer than N for all codes.
 
     Raises:
         TokenError: codes that end inside a scale or are out of range, or a scale to refine whose
@@ -55,6 +58,11 @@ def next_scale_inputs(
         >>> next_scale_inputs(quantizer, tokens.codes).shape
         torch.Size([2, 679, 32])
     """
+    if isinstance(quantizer, ProductQuantizer):
+        each = quantizer.scaled(codes)
+        return torch.cat(
+            [next_scale_inputs(one, part, size=size, refine=refine) for one, part in each], -1
+        )
     scales = quantizer.scales_of(codes, size)
     with torch.no_grad(), full_float32(codes.device.type):
         if isinstance(quantizer, DualCodebook):

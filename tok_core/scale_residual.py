@@ -14,13 +14,14 @@ latent's grid, h w the grid of one scale, S scales, F frames, K codes, N tokens 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tok_core.code_search import CodeSearch
 from tok_core.errors import ConfigError, TokenError
 from tok_core.full_float32 import full_float32
 from tok_core.nearest_code import nearest_code
@@ -112,9 +113,18 @@ class ScaleResidual(nn.Module):
         """Return what goes on in place of the vectors: the place of a straight-through step."""
         return vectors
 
+    def _space(self, f: Tensor) -> Tensor:
+        """Bring latents (B, D, H, W) into the space that is quantized."""
+        return f
+
     def _compared(self, rows: Tensor) -> Tensor:
-        """Bring targets (M, D) into the space of `vectors`."""
+        """Bring targets (..., D) into the space of `vectors`."""
         return rows
+
+    def _searcher(self) -> Callable[[Tensor], Tensor]:
+        """Return what finds the codes (M,) of targets (M, D), for all scales of one forward."""
+        table = self.vectors.detach()
+        return lambda rows: nearest_code(self._compared(rows), table)
 
     # -- tokens to latents -----------------------------------------------------------------------
 
@@ -185,22 +195,47 @@ class ScaleResidual(nn.Module):
             codes = [level.codes.flatten(1) for level in self._levels(z.float(), scales)]
         return torch.cat(codes, 1)
 
+    def searches_of(self, z: Tensor) -> tuple[CodeSearch, ...]:
+        """Return what every scale searches of latents (B, D, H, W); no state changes."""
+        with torch.no_grad(), full_float32(z.device.type):
+            f = self._space(z.float())
+            return self._searches(list(self._levels(f, self.scales_for(grid_size(f)))))
+
     def _levels(self, z: Tensor, scales: Scales, drop: int | None = None) -> Iterator[Level]:
         """Run the loop on z (B, D, H, W); scale ``drop`` is coded but adds nothing.
 
         Call it inside `full_float32`.
         """
-        table, residual = self.vectors.detach(), z
+        search, residual = self._searcher(), z
         for scale, size in enumerate(scales.sizes):
             target = self._target(area(residual, size))
             rows = target.detach().movedim(1, -1)
-            codes = nearest_code(self._compared(rows.flatten(0, 2)), table).view(rows.shape[:3])
+            codes = search(rows.flatten(0, 2)).view(rows.shape[:3])
             vectors = self._rows(codes, None)
             part = self._raised(self._passed(target, vectors), scale, scales)
             yield Level(target, codes, vectors, part)
             if scale != drop:
                 # Detached: the latent is pulled by every scale once, not through the others.
                 residual = residual - part.detach()
+
+    def _searches(
+        self, levels: Sequence[Level], *, drop: int | None = None, keep: Tensor | None = None
+    ) -> tuple[CodeSearch, ...]:
+        """Return the searches of the scales that were used, for codes (B, N) coarse to fine.
+
+        Args:
+            levels: of all scales. drop: a scale that was left out.
+            keep: (S, B), above 0 where an item's scale was used; None used all.
+        """
+        found, start = [], 0
+        for scale, level in enumerate(levels):
+            stop = start + level.codes.shape[1:].numel()
+            if scale != drop:
+                rows = self._compared(level.target.detach().movedim(1, -1))
+                items = None if keep is None else keep[scale] > 0
+                found.append(CodeSearch(rows, 0, range(start, stop), items))
+            start = stop
+        return tuple(found)
 
     def _ideal_targets(self, z: Tensor, scales: Scales) -> list[Tensor]:
         """Return what the scales would quantize if every code fitted exactly, (B, D, h, w) each."""

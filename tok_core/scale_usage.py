@@ -53,12 +53,16 @@ class AverageHits(nn.Module):
 
     Args:
         num_scales: S. codebook_size: K.
+        official_count: count every scale of a batch as an update, as the released codes of VAR
+            and ImageFolder do: only the first scale of the first batch is copied, the other scales
+            grow from what was there (0 in a fresh model), and decay 0.99 begins after 100 / S
+            batches.
 
     Attributes:
         hits: (S, K) float32, average hits in a batch of all processes.
 
-    Source: Tian et al. 2024, arXiv 2404.02905, released code: the first batch is copied, decay 0.9
-    for 100 updates, then 0.99.
+    Source: Tian et al. 2024, arXiv 2404.02905: the first batch is copied, decay 0.9 for 100
+    updates, then 0.99.
 
     Example:
         >>> average = AverageHits(10, 4096)
@@ -69,17 +73,23 @@ class AverageHits(nn.Module):
     hits: Tensor
     updates: Tensor
 
-    def __init__(self, num_scales: int, codebook_size: int) -> None:
+    def __init__(
+        self, num_scales: int, codebook_size: int, *, official_count: bool = False
+    ) -> None:
         super().__init__()
+        self.official_count = official_count
         self.register_buffer("hits", torch.zeros(num_scales, codebook_size))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, counts: Tensor) -> None:
         """Move the averages by the counts (S, K) of a batch, already summed over processes."""
-        done = int(self.updates)
-        decay = 0.0 if done == 0 else 0.9 if done < 100 else 0.99
-        self.hits.lerp_(counts.to(self.hits), 1.0 - decay)
+        scales = len(self.hits)
+        each, apart = (scales, 1) if self.official_count else (1, 0)
+        done = [int(self.updates) * each + apart * scale for scale in range(scales)]
+        decay = [0.0 if n == 0 else 0.9 if n < 100 else 0.99 for n in done]
+        keep = self.hits.new_tensor(decay)[:, None]
+        self.hits.mul_(keep).add_(counts.to(self.hits) * (1.0 - keep))
         self.updates += 1
 
     def usage(self, batch_cells: int) -> Tensor:

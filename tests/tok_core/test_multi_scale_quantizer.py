@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from tok_core.codebook import Codebook
 from tok_core.errors import ConfigError, TokenError
 from tok_core.full_float32 import full_float32_convolutions
-from tok_core.latent_perturbation import Perturbation, perturb, perturbed_sum, sample_draws
+from tok_core.latent_perturbation import Perturbation, perturb, replace_latents, sample_draws
 from tok_core.multi_scale_quantizer import MultiScaleQuantizer, shared_index
 from tok_core.neighbour_table import neighbour_tables
 from tok_core.residual_quantizer import ResidualQuantizer
@@ -234,9 +234,10 @@ def test_latent_perturbation_moves_each_scale_and_adds_up() -> None:
     changed = quantizer.scales.split(new.changed)
     assert all(bool(part.any()) for part in changed[1:]) and not bool(new.changed.all())
     assert (tables[0][out.codes] == new.codes[..., None]).any(-1).all()
-    vectors, items = quantizer.lookup(new.codes), torch.tensor([True, False, True])
-    moved = perturbed_sum(out.latents, vectors, items)
-    assert torch.allclose(moved[0], vectors[0], atol=1e-5)
+    kept = torch.tensor([False, True, False])[:, None]
+    codes = torch.where(kept, out.codes, new.codes)
+    moved = replace_latents(out.latents, out.codes, codes, quantizer.lookup)
+    assert torch.allclose(moved[0], quantizer.lookup(new.codes)[0], atol=1e-5)
     assert torch.equal(moved[1], out.latents[1])
     (gradient,) = torch.autograd.grad(moved.sum(), z)
     assert torch.allclose(gradient, torch.ones_like(z))

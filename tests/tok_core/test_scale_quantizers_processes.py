@@ -1,4 +1,6 @@
-"""Two processes (gloo) give what one process gives on the joined batch, for both quantizers."""
+"""Two processes (gloo) give what one process gives on the joined batch, for all quantizers over
+scales, alone and as branches, and with dropped scales.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tok_core.binary_spherical import BinarySphericalQuantizer
 from tok_core.dual_codebook import DualCodebook
 from tok_core.multi_scale_quantizer import MultiScaleQuantizer
+from tok_core.product_quantizer import ProductQuantizer
+from tok_core.quantizer_dropout import Dropped
 from tok_core.vector_quantizer import Quantized
 
 CODES, BATCH, STEPS = 12, 6, 4
+DEPTHS = torch.tensor([1, 2, 3, 3, 3, 2])
 DIMS = {"semantic": 4, "pixel": 3}
 RECIPES: dict[str, dict[str, Any]] = {
     # A softer entropy term than the usual one, which multiplies rounding twentyfold every step.
@@ -26,6 +32,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "dual from k-means": {"scales": [3], "kmeans_start": True, "weights": {"pixel": 2.0}},
     "multi-scale": {"scales": [1, 2, 4], "dead_code_every": 2, "average_usage": True},
     "multi-scale from k-means": {"scales": [1, 3], "kmeans_start": True, "cosine": True},
+    "branches": {"scales": [1, 2, 4], "cosine": True, "sum_commitment": True},
+    "binary branches": {"scales": [1, 2, 4], "temperature": 0.2},
 }  # fmt: skip
 
 
@@ -34,15 +42,30 @@ class Projected(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.dual = name.startswith("dual")
-        width = sum(DIMS.values()) if self.dual else 4
+        options = RECIPES[name]
+        self.dual, self.product = name.startswith("dual"), name.endswith("branches")
+        width = 8 if self.product else sum(DIMS.values()) if self.dual else 4
         self.project = nn.Conv2d(5, width, 1)
-        kind: Any = DualCodebook if self.dual else MultiScaleQuantizer
-        self.quantizer = kind(CODES, DIMS if self.dual else 4, **RECIPES[name])
+        if self.dual:
+            self.quantizer: Any = DualCodebook(CODES, DIMS, **options)
+        elif name == "binary branches":
+            self.quantizer = _branches(BinarySphericalQuantizer, 16, options)
+        elif self.product:
+            self.quantizer = _branches(MultiScaleQuantizer, CODES, options)
+        else:
+            self.quantizer = MultiScaleQuantizer(CODES, 4, **options)
 
-    def forward(self, x: Tensor) -> Quantized:
+    def forward(self, x: Tensor, depths: Tensor) -> Quantized:
         z = self.project(x)
+        if self.product:
+            # Unequal numbers of items lose a scale in the two processes.
+            drop = Dropped(depths < len(self.quantizer.scales), depths)
+            return self.quantizer(z.unflatten(1, (2, 4)), dropped=drop)
         return self.quantizer(self.quantizer.split(z) if self.dual else z)
+
+
+def _branches(kind: Any, size: int, options: dict[str, Any]) -> ProductQuantizer:
+    return ProductQuantizer([kind(size, 4, **options) for _ in range(2)])
 
 
 def batch(step: int, side: int) -> Tensor:
@@ -59,7 +82,7 @@ def train(name: str, own: slice) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
     for step in range(STEPS):
         plain.zero_grad()
-        out = model(batch(step, RECIPES[name]["scales"][-1])[own])
+        out = model(batch(step, RECIPES[name]["scales"][-1])[own], DEPTHS[own])
         (out.latents.square().mean() + sum(out.losses.values())).backward()
         seen |= {f"gradient/{key}/{step}": p.grad.clone() for key, p in plain.named_parameters()}
         seen |= {f"{key}/{step}": value.clone() for key, value in out.statistics.items()}
