@@ -8,7 +8,6 @@ frames, D latent width, C channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from audio_tok.padded_conv import PaddedConv1d
 from tok_core.fast_elu import elu
 from tok_core.fast_linear import Linear
+from tok_core.level_keeping import keep_level
 
 KERNEL = 7  # of the first and the last convolution
 RESIDUAL_KERNEL = 3
@@ -171,9 +171,7 @@ class SeanetEncoder(nn.Module):
 
 
 def _keep_level(module: nn.Module) -> None:
-    # With torch's own start the sound dies out on its way and the biases remain: latents vary by
-    # 2e-4 around a mean of 3e-2, and k-means finds nothing to hold on to.
+    # With torch's own start latents vary by 2e-4 around a mean of 3e-2, and k-means finds nothing
+    # to hold on to.
     if isinstance(module, PaddedConv1d | nn.Linear):
-        nn.init.normal_(module.weight, std=START_GAIN / math.sqrt(module.weight[0].numel()))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        keep_level(module.weight, module.bias, START_GAIN)

@@ -9,23 +9,26 @@ ceil(T / hop) of them, D latent width, Q codebook levels, q kept levels.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from audio_tok.length_groups import checked_sound, encode_by_length
 from audio_tok.seanet_encoder import SeanetEncoder
 from audio_tok.wav_decoder import LevelSynthesis
+from audio_tok.wav_encoding import WavEncoding
 from audio_tok.wav_tokenizer_config import WavTokenizerConfig, parse_config
 from tok_core.contract import Tokens, TrainingOutput
-from tok_core.errors import TokenError
+from tok_core.latent_perturbation import replace_latents
 from tok_core.residual_quantizer import ResidualQuantizer
-from tok_core.tail_drop import TailDrop
+from tok_core.tail_drop import TailDrop, prefix_mask
+from tok_core.training_perturbation import PERTURBED_CODES, decoder_latents
+from tok_core.vector_quantizer import Quantized
 
 
-class WavTokenizer(LevelSynthesis):
+class WavTokenizer(WavEncoding, LevelSynthesis):
     """Neural audio codec with few tokens per second.
 
     Args:
@@ -110,42 +113,16 @@ class WavTokenizer(LevelSynthesis):
         Raises:
             MediaError: another shape, or no samples.
         """
-        return self._frames(x).transpose(1, 2)
+        return self.frames_of(x)[0].transpose(1, 2)
 
-    def _frames(self, x: Tensor) -> Tensor:
-        x = checked_sound(x)
-        return self.encoder(x.transpose(1, 2).to(self.encoder.first.weight.dtype))
+    @property
+    def encoders(self) -> tuple[SeanetEncoder, ...]:
+        """The only one."""
+        return (self.encoder,)
 
-    @torch.no_grad()
-    def encode(
-        self, x: Tensor, *, lengths: Tensor | None = None, num_tokens: int | None = None
-    ) -> Tokens:
-        """Turn sound into codes.
-
-        A padded batch runs in groups of equal length, so that each item gives what it gives alone.
-
-        Args:
-            x: (B, 1, T) in [-1, 1].
-            lengths: int64 (B,) valid samples of each item, 1 to T; None takes all.
-            num_tokens: levels to keep, 1 to Q (``num_codebooks`` in other words); None keeps all.
-
-        Returns:
-            codes (B, q, F); lengths (B,) valid frames, given only where ``lengths`` was; extent
-            (B, 1) samples. Codes behind an item's frames are 0.
-
-        Raises:
-            MediaError: sound of another shape. TokenError: lengths or a budget out of range.
-        """
-        total = self.settings.num_codebooks
-        if num_tokens is not None and not 1 <= num_tokens <= total:
-            raise TokenError(
-                f"num_tokens is {num_tokens} codebooks; legal for this model is 1 to {total}."
-            )
-
-        def codes_of(part: Tensor) -> Tensor:
-            return self.quantizer.encode(self._frames(part), num_tokens).transpose(1, 2)
-
-        return encode_by_length(x, lengths, self.hop, codes_of)
+    def codes_of_frames(self, frames: Sequence[Tensor], num_tokens: int | None = None) -> Tensor:
+        """Return codes (B, q, F) of the encoder's frames (B, F, D)."""
+        return self.quantizer.encode(frames[0], num_tokens).transpose(1, 2)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -168,20 +145,35 @@ class WavTokenizer(LevelSynthesis):
         if tokens is not None:
             z = self.embed(tokens).transpose(1, 2)
             return TrainingOutput(self._sound(z, row, x), tokens, {}, {})
-        frames = self._frames(x).float()
+        frames = self.frames_of(x)[0]
         parts, quantized = self.quantizer.forward_levels(frames)
         extent = torch.full((len(x), 1), x.shape[-1], device=x.device)
         used = Tokens(quantized.codes.transpose(1, 2), extent=extent)
-        z, shortened = quantized.latents, None
-        drop = self.quantizer.tail_drop
+        z, statistics, features = decoder_latents(self, quantized, self.quantizer.lookup)
+        shortened, drop = None, self.quantizer.tail_drop
         if self.training and drop is not None:
-            kept = self.quantizer.kept(frames, parts, drop.draw_lengths(len(x)))
+            levels = drop.draw_lengths(len(x))
+            kept = self.quantizer.kept(frames, parts, levels)
+            if PERTURBED_CODES in features:
+                kept = self._perturbed(kept, quantized, features[PERTURBED_CODES], levels)
             if drop.joint:
                 shortened = self._sound(kept, row, x)
             else:
                 z = kept
+        if PERTURBED_CODES in features:
+            features[PERTURBED_CODES] = features[PERTURBED_CODES].transpose(1, 2)
         sound = self._sound(z, row, x)
-        return TrainingOutput(sound, used, quantized.losses, quantized.statistics, shortened)
+        return TrainingOutput(sound, used, quantized.losses, statistics, shortened, features)
+
+    def _perturbed(
+        self, kept: Tensor, quantized: Quantized, new: Tensor, levels: Tensor
+    ) -> Tensor:
+        """Exchange codes in the sum of the first ``levels`` (B,) of each item."""
+        inside = prefix_mask(levels.to(new.device), new.shape[-1])[:, None]
+        new = torch.where(inside, new, quantized.codes)
+        return replace_latents(
+            kept, quantized.codes, new, self.quantizer.lookup, straight=quantized.straight
+        )
 
     def _sound(self, z: Tensor, row: Tensor, x: Tensor) -> Tensor:
         return self.synthesise(z, row)[..., : x.shape[-1]]

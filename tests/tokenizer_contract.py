@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,20 @@ from torch import Tensor
 
 from tok_core.contract import Tokenizer, Tokens, TrainingOutput
 from tok_core.errors import WeightsError
+from tok_core.latent_neighbours import latent_neighbours
+from tok_core.perturbation_config import PerturbationConfig
 from tok_core.token_spec import TokenSpec
+from tok_core.training_perturbation import attach_perturbation
+
+
+def perturbed_training(model: Tokenizer, x: Tensor, **options: Any) -> TrainingOutput:
+    """Run one training forward of a copy, the first third of the batch perturbed."""
+    copied = copy.deepcopy(model).train()
+    widest = min(len(book.vectors) for book in model.codebooks)
+    config = {"alpha": 1.0, "beta": 0.34, "delta": widest} | options
+    attach_perturbation(copied, PerturbationConfig(**config))
+    torch.manual_seed(0)
+    return copied(x)
 
 
 class TokenizerContract:
@@ -75,6 +90,14 @@ class TokenizerContract:
         pictures = torch.cat([model.decode(codes[i : i + 1]) for i in range(len(x))])
         assert torch.allclose(model.decode(codes), pictures, atol=1e-4)
 
+    def test_latents_lead_to_the_codes(self, model: Tokenizer, x: Tensor) -> None:
+        tokens = model.encode(x)
+        found = latent_neighbours(model, x, tokens, 3)
+        sequence = model.spec.to_sequence(tokens.codes)
+        assert [near.shape for near in found] == [(*sequence.shape[:2], 3)] * sequence.shape[2]
+        nearest = torch.stack([near[..., 0] for near in found], -1)
+        assert (nearest == sequence).float().mean() > 0.98
+
     # -- training ----------------------------------------------------------------------------------
 
     def test_forward_returns_everything_by_name(self, model: Tokenizer, x: Tensor) -> None:
@@ -104,6 +127,39 @@ class TokenizerContract:
             out = model.decode(tokens)
         model.spec.check(tokens.codes)
         assert torch.isfinite(out).all()
+
+    def test_training_perturbs_the_codes_of_chosen_items(self, model: Tokenizer, x: Tensor) -> None:
+        for neighbourhood in ("latent", "code"):
+            out, same = (
+                perturbed_training(model, x, alpha=alpha, neighbourhood=neighbourhood)
+                for alpha in (1.0, 1e-9)  # equally many random numbers are drawn
+            )
+            latents = out.features["clean_latents"]
+            changed = (out.features["perturbed_codes"] != out.tokens.codes).flatten(1).any(1)
+            assert changed.tolist() == [True, False, False]
+            assert "perturbed_codes" not in same.features and torch.isfinite(latents).all()
+            assert 0 < float(out.statistics["perturbation/changed"]) < 0.34
+            assert float(same.statistics["perturbation/changed"]) == 0
+            made, clean = out.reconstruction, same.reconstruction
+            assert made is not None and clean is not None
+            assert not torch.allclose(made[0], clean[0], atol=1e-4)
+            assert torch.allclose(made[1:], clean[1:], atol=1e-4)
+            assert torch.equal(out.tokens.codes, same.tokens.codes)
+            torch.testing.assert_close(out.losses, same.losses)
+
+    def test_perturbation_is_no_part_of_the_model(
+        self, model: Tokenizer, x: Tensor, tmp_path: Path
+    ) -> None:
+        before, names = model(x), set(model.state_dict())
+        attach_perturbation(model, PerturbationConfig(beta=1.0, delta=2))
+        after = model(x)
+        assert before.reconstruction is not None
+        assert torch.allclose(before.reconstruction, after.reconstruction, atol=1e-4)
+        assert after.features.keys() == before.features.keys()
+        model.save_pretrained(tmp_path)
+        again = type(model).from_pretrained(tmp_path)
+        assert again.perturbation is None and set(again.state_dict()) == names
+        assert "perturb" not in (tmp_path / "config.json").read_text()
 
     # -- hashes ------------------------------------------------------------------------------------
 

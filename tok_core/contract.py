@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -24,6 +24,9 @@ from tok_core.codebook import Codebook
 from tok_core.hashes import tensor_hash, version_key
 from tok_core.strict_loading import strict_from_pretrained
 from tok_core.token_spec import TokenSpec
+
+if TYPE_CHECKING:
+    from tok_core.training_perturbation import TrainingPerturbation
 
 NO_FEATURES: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -49,7 +52,7 @@ class TrainingOutput(NamedTuple):
     Attributes:
         reconstruction: same shape as x, not clamped; None where the training target is not the
             signal (proxy codes).
-        tokens: the codes this pass used.
+        tokens: the codes this pass used; with latent perturbation, those before it.
         losses: the tokenizer's own scalar losses (quantizer, KL), already weighted, slash names.
         statistics: codebook statistics, reduced over processes.
         shortened: the same batch decoded from a random prefix, when tail drop trains jointly.
@@ -121,7 +124,14 @@ class Autoencoder(ModelMixin, ConfigMixin):
 
 
 class Tokenizer(Autoencoder):
-    """Signal to tokens and back, through one set of words for images and sound."""
+    """Signal to tokens and back, through one set of words for images and sound.
+
+    Attributes:
+        perturbation: set by a trainer: codes are perturbed between quantization and decoder while
+            the model trains. No part of the config or of the state.
+    """
+
+    perturbation: TrainingPerturbation | None = None
 
     @property
     def spec(self) -> TokenSpec:

@@ -167,7 +167,8 @@ class DualCodebook(ScaleResidual):
                 self._revive(levels, statistics["codebook/counts"])
             statistics |= self._window(levels, drop)
         codes = torch.cat([level.codes.flatten(1) for level in levels], 1)
-        return Quantized(like_input(total, like), codes, losses, statistics)
+        searches = self._searches(levels, drop=drop)
+        return Quantized(like_input(total, like), codes, losses, statistics, searches)
 
     def encode(self, streams: Mapping[str, Tensor]) -> Tensor:
         """Return the codes (B, N) of streams as `forward` takes them; no state changes."""

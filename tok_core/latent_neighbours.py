@@ -7,6 +7,8 @@ with its codebook.  Three ways cover the quantizers that have one search per fac
     branch, dimension    the latent's channels, cut in order
     level                what the levels before left over of the latent
 
+and quantizers over scales are asked (`tok_core.scale_residual.ScaleResidual.searches_of`).
+
 Whether the way was right is not taken on trust: the nearest code of what was found must be the code
 that the tokenizer chose.
 
@@ -24,6 +26,8 @@ from torch import Tensor
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError
 from tok_core.neighbour_table import nearest_neighbours
+from tok_core.product_quantizer import ProductQuantizer
+from tok_core.scale_residual import ScaleResidual
 
 # Rounding decides between codes that are equally far; anything beyond is another quantity.
 _AGREEMENT = 0.98
@@ -40,19 +44,24 @@ def latent_neighbours(
         tokens: clean tokens. delta: neighbours wanted, at least 1.
 
     Raises:
-        ConfigError: the latents cannot be followed to the codes (several scales, bounded or
-            normalised values...); the ``code`` neighbourhood is there for every tokenizer.
+        ConfigError: the latents cannot be followed to the codes (bounded or normalised values...);
+            the ``code`` neighbourhood is there for every tokenizer.
     """
     spec = tokenizer.spec
     sequence = spec.to_sequence(tokens.codes)
+    z = tokenizer.latents(x)
+    found = _search_scales(tokenizer, z, sequence, delta)
+    if found is not None and _agrees(found, sequence, tokens.lengths):
+        return found
     if spec.scales is None:
-        for rows in _layouts(tokenizer.latents(x), sequence.shape[1]):
+        for rows in _layouts(z, sequence.shape[1]):
             found = _search(tokenizer, rows, sequence, delta)
             if found is not None and _agrees(found, sequence, tokens.lengths):
                 return found
     raise ConfigError(
-        f"the latents of {type(tokenizer).__name__} do not lead to its codes by channels or by "
-        "levels, so neighbourhood 'latent' is not defined here; use neighbourhood 'code'."
+        f"the latents of {type(tokenizer).__name__} do not lead to its codes by channels, by "
+        "levels or by scales, so neighbourhood 'latent' is not defined here; use neighbourhood "
+        "'code'."
     )
 
 
@@ -91,6 +100,25 @@ def _search(
         parts = rows.split(widths, -1)
         for part, book in zip(parts, books, strict=False):
             found.append(nearest_neighbours(part, book, delta))
+    return tuple(found)
+
+
+def _search_scales(
+    tokenizer: Tokenizer, z: Tensor, sequence: Tensor, delta: int
+) -> tuple[Tensor, ...] | None:
+    """Search what every scale of every branch compares; a shorter budget keeps whole scales."""
+    quantizer = getattr(tokenizer, "quantizer", None)
+    branches = list(quantizer) if isinstance(quantizer, ProductQuantizer) else [quantizer]
+    z = z[:, :, None] if z.ndim == 3 else z
+    if z.ndim != 4 or len(branches) != sequence.shape[-1]:
+        return None
+    found = []
+    parts = z.chunk(len(branches), 1)
+    for branch, part, book in zip(branches, parts, tokenizer.codebooks, strict=True):
+        if not isinstance(branch, ScaleResidual):
+            return None
+        rows = torch.cat([one.rows.flatten(1, 2) for one in branch.searches_of(part)], 1)
+        found.append(nearest_neighbours(rows[:, : sequence.shape[1]], book, delta))
     return tuple(found)
 
 

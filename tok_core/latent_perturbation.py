@@ -14,18 +14,16 @@ Letters: B items, L positions and F factors of the sequence view, K codes, D dim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tok_core.codebook import Codebook
 from tok_core.errors import ConfigError, TokenError, nearest
-from tok_core.full_float32 import full_float32
 from tok_core.neighbour_table import nearest_neighbours
 from tok_core.token_spec import TokenSpec
 
@@ -140,47 +138,40 @@ def first_items(batch: int, beta: float) -> Tensor:
     return torch.arange(batch) < int(batch * beta)
 
 
-def perturbed_latents(
-    z: Tensor, clean: Tensor, codes: Tensor, codebook: Codebook, items: Tensor | None = None
+def replace_latents(
+    clean: Tensor,
+    codes: Tensor,
+    new: Tensor,
+    lookup: Callable[[Tensor], Tensor],
+    *,
+    straight: Tensor | None = None,
 ) -> Tensor:
-    """Return the quantized latents of perturbed codes, for training: the gradient goes to z alone.
+    """Return the quantized latents of perturbed codes, for training.
+
+    Items without a perturbed code keep theirs. The others get the difference of the two look-ups
+    added, so a sum over scales or levels keeps what was dropped from it. Their gradient goes
+    straight through to the latents before quantization; codebooks learn from clean codes only.
 
     Args:
-        z: (B, ..., D) latents before quantization. clean: (B, ..., D) what the quantizer made of
-            them; items that are not chosen keep it. codes: int64 (B, ...) perturbed codes.
-        codebook: vectors (K, D) and metric; under ``cosine`` both sides are unit vectors.
-        items: bool (B,) chosen items; None chooses all.
-    """
-    with full_float32(z.device.type):
-        # Detached: codebooks learn from the clean codes only.
-        vectors, raw = codebook.vectors.detach().float()[codes], z.float()
-        if codebook.metric == "cosine":
-            vectors, raw = F.normalize(vectors, dim=-1), F.normalize(raw, dim=-1)
-        moved = (raw + (vectors - raw).detach()).to(clean.dtype)
-    if items is None:
-        return moved
-    return torch.where(items.to(z.device).view(-1, *[1] * (z.ndim - 1)), moved, clean)
+        clean: (B, ...) what the quantizer made of the latents, straight through of them.
+        codes, new: int64 (B, ...) before and after perturbation.
+        lookup: of the quantizer: codes (b, ...) to latents (b, ...) in the layout of ``clean``.
+        straight: like ``clean``, what gradients go to, where those of ``clean`` go to a codebook.
 
-
-def perturbed_sum(clean: Tensor, perturbed: Tensor, items: Tensor | None = None) -> Tensor:
-    """Return the latents of perturbed codes where latents are sums over scales or levels.
-
-    There is no single vector before quantization to lean on, so the gradient takes the way of the
-    clean sum; codebooks get none beyond that.
-
-    Args:
-        clean: (B, ...) what the quantizer made of the latents, with its gradient.
-        perturbed: (B, ...) what its ``lookup`` makes of the perturbed codes.
-        items: bool (B,) chosen items; None chooses all.
+    Source: arXiv 2503.08354 and its released code.
 
     Example:
-        >>> new = perturb(out.codes, spec, tables, setting, draws).codes
-        >>> perturbed_sum(out.latents, quantizer.lookup(new))
+        >>> replace_latents(out.latents, out.codes, new, quantizer.lookup)
     """
-    moved = clean + (perturbed.to(clean.dtype) - clean).detach()
-    if items is None:
-        return moved
-    return torch.where(items.to(clean.device).view(-1, *[1] * (clean.ndim - 1)), moved, clean)
+    items = (new != codes).reshape(len(codes), -1).any(1).nonzero()[:, 0]
+    if not len(items):
+        return clean
+    base = (clean if straight is None else straight)[items]
+    with torch.no_grad():
+        moved = clean[items].float() + (lookup(new[items]) - lookup(codes[items]))
+    # In float32, so that the value is that of the codes although it is reached by differences.
+    passed = base + (moved - base).detach()
+    return clean.index_copy(0, items, passed.to(clean.dtype))
 
 
 # -- any tokenizer -----------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from tok_core.errors import ConfigError
 
 # Keys of 8 bytes in a block: 4 MB, about three alive at a time, near a core's own cache.
 _ROWS, _COLUMNS = 64, 8192
+# GPUs want few, large launches; their block is 67 MB.
+_GPU_ROWS = 1024
 # Cells of a distance, relative to the largest possible one: coarser than float64's rounding by a
 # factor of 100 and more, finer than float32's by 100,000.
 _CELLS = 40
@@ -51,9 +53,24 @@ def neighbour_table(codebook: Codebook, delta: int) -> Tensor:
         >>> neighbour_table(Codebook(torch.tensor([[0.0], [1.0], [3.0]]), "l2"), 2).tolist()
         [[0, 1], [1, 0], [2, 1]]
     """
+    every = torch.arange(len(codebook.vectors), device=codebook.vectors.device)
+    return code_neighbours(codebook, every, delta)
+
+
+@torch.no_grad()
+def code_neighbours(codebook: Codebook, codes: Tensor, delta: int) -> Tensor:
+    """Return the rows of `neighbour_table` for some codes alone.
+
+    Args:
+        codebook: vectors (K, D) and metric. codes: int64 (M,) in [0, K).
+        delta: neighbours wanted, itself included, at least 1; clipped to K.
+
+    Returns:
+        int64 (M, min(delta, K)).
+    """
     vectors = _measured(codebook.vectors, codebook.metric)
-    own = torch.arange(len(vectors), device=vectors.device)
-    return _nearest(vectors, vectors, _clipped(delta, vectors), own).to(codebook.vectors.device)
+    own = codes.to(vectors.device)
+    return _nearest(vectors[own], vectors, _clipped(delta, vectors), own).to(codes.device)
 
 
 @torch.no_grad()
@@ -105,8 +122,9 @@ def _nearest(rows: Tensor, vectors: Tensor, delta: int, own: Tensor | None) -> T
     cells = float(2 ** min(_CELLS, 62 - bits))
     reach = squares.max().sqrt()
     found = torch.empty(len(rows), delta, dtype=torch.int64, device=rows.device)
-    for at in range(0, len(rows), _ROWS):
-        part = rows[at : at + _ROWS]
+    height = _ROWS if rows.device.type == "cpu" else _GPU_ROWS
+    for at in range(0, len(rows), height):
+        part = rows[at : at + height]
         norms = part.square().sum(1, keepdim=True)
         # Per query, so that a latent finds the same neighbours in any company.
         scale = cells / (norms.sqrt() + reach).square().clamp(min=1e-300)
@@ -118,7 +136,7 @@ def _nearest(rows: Tensor, vectors: Tensor, delta: int, own: Tensor | None) -> T
             keys = distances.mul_(scale).round_().long().bitwise_left_shift_(bits)
             keys += torch.arange(start, start + len(block), device=keys.device)
             if own is not None:
-                _put_itself_first(keys, own[at : at + _ROWS], start)
+                _put_itself_first(keys, own[at : at + height], start)
             joined = keys if best is None else torch.cat((best, keys), 1)
             best = _smallest(joined, min(delta, joined.shape[1]))
         assert best is not None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tok_core.code_search import CodeSearch
 from tok_core.errors import ConfigError, TokenError
 from tok_core.tail_drop import TailDrop, prefix_mask
 from tok_core.vector_quantizer import Quantized, VectorQuantizer
@@ -102,7 +103,9 @@ class ResidualQuantizer(nn.Module):
             for name in found[0].losses
         }
         latents = found[0].latents if len(found) == 1 else self.kept(z, parts, None)
-        return parts, Quantized(latents, codes, losses, _mean_statistics(found))
+        return parts, Quantized(
+            latents, codes, losses, _mean_statistics(found), _searches(found), found[0].straight
+        )
 
     def kept(self, z: Tensor, parts: Tensor, levels: Tensor | None) -> Tensor:
         """Sum the first ``levels`` (B,) parts of each item, with the gradient of all of z."""
@@ -148,6 +151,18 @@ class ResidualQuantizer(nn.Module):
         for i in range(1, wanted):
             total = total + self.level(i).lookup(codes[..., i])
         return total
+
+
+def _searches(found: Sequence[Quantized]) -> tuple[CodeSearch, ...]:
+    """Return one search per level; codes are frame by frame, levels last."""
+    levels = [one.searches[0] for one in found if one.searches]
+    if len(levels) < len(found):  # a level that is bypassed passes on more than a code
+        return ()
+    last = len(levels) * len(levels[0].places)
+    return tuple(
+        search._replace(factor=level, places=range(level, last, len(levels)))
+        for level, search in enumerate(levels)
+    )
 
 
 def _mean_statistics(found: Sequence[Quantized]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tok_core.code_search import CodeSearch
 from tok_core.codebook_usage import codebook_statistics
 from tok_core.dead_codes import restart_dead_codes
 from tok_core.ema_codebook import update_ema_codebook
@@ -22,6 +23,7 @@ from tok_core.kmeans import kmeans
 from tok_core.nearest_code import nearest_code
 from tok_core.online_clustering import online_clustering
 from tok_core.processes import from_first_process, sum_over_processes
+from tok_core.scale_usage import AverageHits
 
 UPDATES = ("gradient", "ema", "clustering")
 
@@ -37,6 +39,13 @@ class Quantized(NamedTuple):
     """``quantizer/codebook`` and ``quantizer/commitment``, float32 scalars, already weighted."""
     statistics: dict[str, Tensor]
     """``codebook/usage``, ``codebook/perplexity`` (scalars), ``codebook/counts`` (K,)."""
+    searches: tuple[CodeSearch, ...] | None = None
+    """What the codes are nearest to; empty while latents pass unquantized, None: not told."""
+    straight: Tensor | None = None
+    """What was quantized, in the layout of ``latents`` and with its gradient: where that of a
+    replaced code goes. None: where ``latents`` send theirs."""
+    dropped: Tensor | None = None
+    """bool (B,), items whose fine scales quantizer dropout may have taken; None without it."""
 
 
 class VectorQuantizer(nn.Module):
@@ -72,6 +81,8 @@ class VectorQuantizer(nn.Module):
             its heirs do (their statistics are never summed and the first copy wins).
         official_double_ema: ``"ema"`` learns from every batch twice, before and after it is coded:
             WavTokenizer's discriminator turn moves the codebook, too.
+        average_usage: keep running averages of hits, for usage over many batches, reported as
+            ``codebook/average_usage``; see `tok_core.scale_usage.AverageHits`.
 
     Attributes:
         codebook: (K, D) parameter.
@@ -115,6 +126,7 @@ class VectorQuantizer(nn.Module):
         kmeans_iterations: int = 10,
         official_rank0_ema: bool = False,
         official_double_ema: bool = False,
+        average_usage: bool = False,
     ) -> None:
         super().__init__()
         _check_options(codebook_size, code_dim, update, ema_decay)
@@ -144,6 +156,7 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("learned_forwards", torch.zeros((), dtype=torch.int64))
         if quantize_after_steps:
             self.register_buffer("training_forwards", torch.zeros((), dtype=torch.int64))
+        self.average = AverageHits(1, codebook_size) if average_usage else None
 
     @property
     def vectors(self) -> Tensor:
@@ -202,6 +215,10 @@ class VectorQuantizer(nn.Module):
         codes = self._codes(z)
         code = self._rows(codes)
         statistics = codebook_statistics(codes, self.codebook_size)
+        if self.average is not None:
+            if self.training:
+                self.average.update(statistics["codebook/counts"][None])
+            statistics["codebook/average_usage"] = self.average.usage(codes.numel())[0]
         losses = self._losses(z, code, weight=0.0 if bypass else 1.0)
         if bypass:
             latents = z
@@ -211,7 +228,11 @@ class VectorQuantizer(nn.Module):
             self._learn(raw, flat, codes, statistics["codebook/counts"])
         if self.training and self.quantize_after_steps:
             self.training_forwards += 1
-        return Quantized(latents.to(dtype), codes, losses, statistics)
+        search = CodeSearch(z.detach(), 0, range(codes.shape[1:].numel()))
+        return Quantized(
+            latents.to(dtype), codes, losses, statistics,
+            searches=() if bypass else (search,), straight=None if self.straight_through else z,
+        )
 
     def _losses(self, z: Tensor, code: Tensor, weight: float) -> dict[str, Tensor]:
         # With weight 0 (bypass) both stay tied to codebook and encoder: DistributedDataParallel

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tok_core.errors import ConfigError
-from vision_tok.conv_blocks import HalvingConv, Level, Middle, activate, make_norm
+from vision_tok.conv_blocks import HalvingConv, Level, Middle, activate, make_norm, start_level
 from vision_tok.conv_sizes import ConvSizes
 from vision_tok.upsample_conv import UpsampleConv
 
@@ -58,6 +58,7 @@ class ConvEncoder(nn.Module):
         self.middle = Middle(sizes.widths[-1], sizes)
         self.norm_out = make_norm(sizes, sizes.widths[-1])
         self.conv_out = nn.Conv2d(sizes.widths[-1], sizes.z_channels, 3, padding=1)
+        self.apply(start_level)
 
     def forward(self, picture: Tensor) -> Tensor:
         """Encode."""
@@ -101,6 +102,7 @@ class ConvDecoder(nn.Module):
         )  # fmt: skip
         self.norm_out = make_norm(sizes, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.apply(start_level)
 
     def forward(self, z: Tensor, modulation: Tensor | None = None) -> Tensor:
         """Decode; ``modulation`` (B, M, h, w) for modulated norms only."""

@@ -18,9 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from tok_core.errors import ConfigError
 from tok_core.fast_group_norm import group_norm_silu
+from tok_core.level_keeping import keep_level
 from vision_tok.conv_sizes import ConvSizes
 
 EPS = 1e-6
+# Of the start of what is added to the residual stream, so that its level holds. A tiny VQGAN's
+# squared error after 1,000 pictures: 0.147 with torch's start, 0.095 with 1, 0.081 with 0.3.
+RESIDUAL_GAIN = 0.3
 
 
 class ModulatedNorm(nn.Module):
@@ -164,3 +168,19 @@ def _normalise(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     # As in group_norm_silu: torch 2.13's backward of a channels-last norm of a frozen input.
     frozen = x.device.type == "cpu" and torch.is_grad_enabled() and not x.requires_grad
     return norm(x.contiguous() if frozen else x)
+
+
+def start_level(module: nn.Module) -> None:
+    """Give one module of a side its start; for `torch.nn.Module.apply`, which comes to parts first.
+
+    Convolutions keep the level of what they read, residual branches add little to the stream, and
+    modulated norms begin near plain ones.
+    """
+    if isinstance(module, nn.Conv2d):
+        keep_level(module.weight, module.bias)
+    elif isinstance(module, ResidualBlock):
+        keep_level(module.conv2.weight, module.conv2.bias, RESIDUAL_GAIN)
+    elif isinstance(module, GridAttention):
+        keep_level(module.out.weight, module.out.bias, RESIDUAL_GAIN)
+    elif isinstance(module, ModulatedNorm) and module.scale.bias is not None:
+        nn.init.ones_(module.scale.bias)

@@ -19,6 +19,7 @@ from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer, Tokens, TrainingOutput, as_tokens
 from tok_core.errors import ConfigError, TokenError
 from tok_core.token_spec import Axis, TokenSpec
+from tok_core.training_perturbation import decoder_latents
 from tok_core.vector_quantizer import VectorQuantizer
 from vision_tok.maskgit_networks import GROUPS, MaskGitDecoder, MaskGitEncoder
 from vision_tok.official_source import OfficialSource
@@ -140,11 +141,13 @@ class MaskGitVQGAN(OfficialSource, Tokenizer):
             picture = self._paint(self.embed(tokens), None)[..., : x.shape[-2], : x.shape[-1]]
             return TrainingOutput(picture, tokens, {}, {})
         quantized = self.quantizer(self.latents(x).movedim(1, -1))
-        picture = self._paint(quantized.latents.movedim(-1, 1), None)
+        out = decoder_latents(self, quantized, self.quantizer.lookup)
+        picture = self._paint(out.latents.movedim(-1, 1), None)
         losses: dict[str, Any] = dict(quantized.losses)
         losses["quantizer/codebook"] = self.codebook_weight * losses["quantizer/codebook"]
         picture = picture[..., : x.shape[-2], : x.shape[-1]]
-        return TrainingOutput(picture, Tokens(quantized.codes), losses, quantized.statistics)
+        tokens = Tokens(quantized.codes)
+        return TrainingOutput(picture, tokens, losses, out.statistics, features=out.features)
 
     def _paint(self, z: Tensor, condition: Tensor | None) -> Tensor:
         if condition is not None:

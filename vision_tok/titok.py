@@ -18,6 +18,7 @@ from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer, Tokens, TrainingOutput, as_tokens
 from tok_core.errors import ConfigError, TokenError
 from tok_core.token_spec import Axis, TokenSpec
+from tok_core.training_perturbation import decoder_latents
 from tok_core.vector_quantizer import VectorQuantizer
 from vision_tok.titok_config import TiTokConfig, parse_config
 from vision_tok.titok_network import PROXY_LOGITS, TiTokNetwork, keep_mask
@@ -215,15 +216,18 @@ class TiTok(TiTokNetwork, Tokenizer):
         """
         losses: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         if tokens is None:
             quantized = self.quantizer(self.latents(x))
-            z, tokens, statistics = quantized.latents, Tokens(quantized.codes), quantized.statistics
+            z, statistics, features = decoder_latents(self, quantized, self.quantizer.lookup)
+            tokens = Tokens(quantized.codes)
             # Stage 2 trains the decoder alone; the official losses are 0 there.
             weight = 0.0 if self.codes_are_frozen else 1.0
             losses = {name: weight * loss for name, loss in quantized.losses.items()}
         else:
             z = self.quantizer.lookup(self.kept_codes(tokens)[0])
-        return self._output(z, tokens, losses, statistics, condition)
+        out = self._output(z, tokens, losses, statistics, condition)
+        return out._replace(features={**out.features, **features})
 
     @property
     def codes_are_frozen(self) -> bool:

@@ -25,7 +25,9 @@ from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer, Tokens, TrainingOutput, as_tokens
 from tok_core.dual_codebook import DualCodebook
 from tok_core.errors import MediaError, TokenError
+from tok_core.level_keeping import keep_level
 from tok_core.token_spec import Axis, TokenSpec
+from tok_core.training_perturbation import decoder_latents
 from vision_tok.adaptive_weight import LAST_LAYER
 from vision_tok.conv_autoencoder import ConvDecoder, ConvEncoder
 from vision_tok.official_source import OfficialSource
@@ -113,6 +115,8 @@ class TokenFlow(OfficialSource, Tokenizer):
         )  # fmt: skip
         self.feature_decoder = SemanticDecoder(semantic_dim, config.grid, config.semantic_decoder)
         self.post_quant_conv = nn.Conv2d(pixel_dim, z_channels, 1)
+        for conv in (self.quant_conv, self.post_quant_conv):
+            keep_level(conv.weight, conv.bias)
         self.decoder = ConvDecoder(config.decoder)
 
     # -- what it is ----------------------------------------------------------------------------
@@ -291,6 +295,7 @@ class TokenFlow(OfficialSource, Tokenizer):
         """
         losses: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         if tokens is not None:
             z = self.embed(tokens)
         else:
@@ -299,10 +304,11 @@ class TokenFlow(OfficialSource, Tokenizer):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
                 streams = self.latent_streams(x)
             quantized = self.quantizer(streams, drop=self._dropped_scale())
-            z, tokens, statistics = quantized.latents, Tokens(quantized.codes), quantized.statistics
+            z, statistics, features = decoder_latents(self, quantized, self.quantizer.lookup)
+            tokens = Tokens(quantized.codes)
             losses = {n: 0.0 * loss if frozen else loss for n, loss in quantized.losses.items()}
         parts = self.quantizer.split(z)
-        features = {SEMANTIC_PREDICTION: self.semantic_features(parts[SEMANTIC])}
+        features[SEMANTIC_PREDICTION] = self.semantic_features(parts[SEMANTIC])
         if self.training:
             features[LAST_LAYER] = self.decoder.conv_out.weight
         picture = self._paint(parts[PIXEL])

@@ -22,9 +22,11 @@ from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer, Tokens, TrainingOutput, as_tokens
 from tok_core.entropy_loss import entropy_loss
 from tok_core.errors import MediaError, TokenError
+from tok_core.level_keeping import keep_level
 from tok_core.multi_scale_quantizer import MultiScaleQuantizer
 from tok_core.scale_usage import RecentCodes
 from tok_core.token_spec import Axis, TokenSpec
+from tok_core.training_perturbation import decoder_latents
 from tok_core.vector_quantizer import Quantized, VectorQuantizer
 from vision_tok.adaptive_weight import LAST_LAYER
 from vision_tok.conv_autoencoder import ConvDecoder, ConvEncoder
@@ -113,6 +115,8 @@ class VQGAN(OfficialSource, Tokenizer):
                 codebook_size, code_dim, settings.scales.sizes, cosine=l2_normalize, **options
             )
         self.post_quant_conv = nn.Conv2d(code_dim, z_channels, quant_kernel, padding=pad)
+        for conv in (self.quant_conv, self.post_quant_conv):
+            keep_level(conv.weight, conv.bias)
         self.decoder = ConvDecoder(settings.decoder)
 
     # -- what it is ----------------------------------------------------------------------------
@@ -246,7 +250,7 @@ class VQGAN(OfficialSource, Tokenizer):
         self.spec.check(codes)
         if upto not in (None, 1):
             raise TokenError(f"upto is {upto}; this tokenizer has one scale, so leave it out.")
-        return self.quantizer.lookup(codes).movedim(-1, 1)
+        return self._lookup(codes)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -264,6 +268,7 @@ class VQGAN(OfficialSource, Tokenizer):
         """
         losses: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         if tokens is not None:
             z = self.embed(tokens)
         else:
@@ -272,10 +277,12 @@ class VQGAN(OfficialSource, Tokenizer):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
                 raw = self.latents(x)
             quantized = self._quantize(raw)
-            z, tokens, statistics = quantized.latents, Tokens(quantized.codes), quantized.statistics
+            z, statistics, features = decoder_latents(self, quantized, self._lookup)
+            tokens = Tokens(quantized.codes)
             losses = {n: 0.0 * loss if frozen else loss for n, loss in quantized.losses.items()}
         picture = self._paint(z, None)[..., : x.shape[-2], : x.shape[-1]]
-        features = {LAST_LAYER: self.decoder.conv_out.weight} if self.training else {}
+        if self.training:
+            features[LAST_LAYER] = self.decoder.conv_out.weight
         return TrainingOutput(picture, tokens, losses, statistics, features=features)
 
     @property
@@ -309,8 +316,20 @@ class VQGAN(OfficialSource, Tokenizer):
             if self.training:
                 self.recent.push([quantized.codes])
             statistics["codebook/recent_usage"] = self.recent.usage(self.quantizer.codebook_size)
-        latents = quantized.latents.movedim(-1, 1)
-        return quantized._replace(latents=latents, losses=losses, statistics=statistics)
+        latents, straight = (
+            None if part is None else part.movedim(-1, 1)
+            for part in (quantized.latents, quantized.straight)
+        )
+        assert latents is not None
+        return quantized._replace(
+            latents=latents, straight=straight, losses=losses, statistics=statistics
+        )
+
+    def _lookup(self, codes: Tensor) -> Tensor:
+        """Return the code vectors (B, D, h, w) of codes, with scales their sum."""
+        if isinstance(self.quantizer, MultiScaleQuantizer):
+            return self.quantizer.lookup(codes)
+        return self.quantizer.lookup(codes).movedim(-1, 1)
 
     def _encode(self, z: Tensor) -> Tensor:
         if isinstance(self.quantizer, MultiScaleQuantizer):

@@ -26,12 +26,14 @@ from tok_core.latent_perturbation import (
     around_latent,
     first_items,
     perturb,
-    perturbed_latents,
     replace_codes,
+    replace_latents,
 )
 from tok_core.nearest_code import nearest_code
 from tok_core.neighbour_table import nearest_neighbours, neighbour_table
 from tok_core.token_spec import Axis, TokenSpec
+from tok_core.training_perturbation import TrainingDraws, replaced_codes
+from tok_core.vector_quantizer import Quantized, VectorQuantizer
 
 ROOT = Path(__file__).parents[2]
 PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
@@ -116,24 +118,52 @@ def test_ranks(name: str) -> None:
     assert torch.equal(ours, IO[f"{name}.candidate_index_all_images"].view_as(ours))
 
 
+def trained(name: str, z: Tensor) -> tuple[VectorQuantizer, Quantized, Tensor]:
+    """Run what a training step runs, with the official draws: quantizer, output, new codes."""
+    found = case(name)
+    setting, vectors = found["setting"], IO[f"{name}.codebook"]
+    quantizer = VectorQuantizer(*vectors.shape, l2_normalize=setting["l2_normalise"]).train()
+    quantizer.codebook.data.copy_(vectors)
+    out: Quantized = quantizer(z)
+    assert out.searches is not None
+    draws = TrainingDraws(
+        found["items"], *(IO[f"{name}.draw_{of}"].view_as(out.codes) for of in ("prob", "rank"))
+    )
+    strength = Perturbation(
+        alpha=setting["alpha"], beta=setting["beta"], delta=setting["delta"],
+        neighbourhood="latent",
+    )
+    book = Codebook(quantizer.vectors, found["codebook"].metric)
+    return quantizer, out, replaced_codes(out.codes, out.searches, [book], strength, draws)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if f"{n}.final_index" in IO])
+def test_codes_of_a_training_step(name: str) -> None:
+    _, out, new = trained(name, rows(IO[f"{name}.z"]))
+    assert torch.equal(new, IO[f"{name}.final_index"].view_as(new))
+    if f"{name}.nearest_index" in IO:
+        assert torch.equal(out.codes, IO[f"{name}.nearest_index"].view_as(new))
+
+
 @pytest.mark.parametrize("name", [n for n in CASES if f"{n}.z_q_out" in IO])
 def test_latents_and_gradient(name: str) -> None:
-    found = case(name)
     leaf = IO[f"{name}.z"].clone().requires_grad_()
-    vectors = IO[f"{name}.codebook"].clone().requires_grad_()
-    codebook = Codebook(vectors, found["codebook"].metric)
-    z = rows(leaf)
-    raw = torch.nn.functional.normalize(z, dim=-1) if codebook.metric == "cosine" else z
-    # The clean tensor is itself straight through, so its items pass their gradient on, too.
-    clean = raw + (rows(IO[f"{name}.z_q_clean"]) - raw).detach()
-    out = perturbed_latents(z, clean, found["final_index"], codebook, found["items"])
+    quantizer, quantized, new = trained(name, rows(leaf))
+    clean = quantized.latents
+    if f"{name}.z_q_clean" in IO:
+        expected = rows(IO[f"{name}.z_q_clean"])
+        assert float((clean - expected).detach().abs().max()) <= FORWARD
+    out = replace_latents(
+        clean, quantized.codes, new, quantizer.lookup, straight=quantized.straight
+    )
     grid = out.transpose(1, 2).view_as(leaf)
     assert float((grid - IO[f"{name}.z_q_out"]).detach().abs().max()) <= FORWARD
     (grid * IO[f"{name}.grad_G"]).sum().backward()
     expected = IO[f"{name}.grad_z"]
     assert leaf.grad is not None
     assert float((leaf.grad - expected).abs().max()) <= 1e-3 * float(expected.abs().max())
-    assert vectors.grad is None or not bool(vectors.grad.any())
+    grad = quantizer.codebook.grad
+    assert grad is None or not bool(grad.any())
 
 
 def grid_point(name: str) -> tuple[dict[str, Any], Codebook, Tensor, Tensor, Tensor]:

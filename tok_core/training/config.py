@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from tok_core.errors import ConfigError
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -53,10 +55,43 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Linear warm-up from 0, then a half cosine to ``end_lr`` over the optimizer steps."""
+    """How the learning rate moves; ``discriminator_schedule`` is counted from its first step.
 
+    Attributes:
+        kind: ``steps``: linear warm-up from 0, then a half cosine to ``end_lr`` over the optimizer
+            steps.  ``epochs``: one rate per epoch, see `schedule.epoch_learning_rate` (XQ-GAN and
+            RobusTok).
+        warmup: of kind ``steps``, in steps.
+        end_lr: rate at the end.
+        epoch_steps: optimizer steps of one epoch, for kind ``epochs`` (ImageNet at a global batch
+            of 1024: 1251).
+        warmup_epochs: of kind ``epochs``.
+        start_lr: rate of its first epoch.
+    """
+
+    kind: Literal["steps", "epochs"] = "steps"
     warmup: Count = 0
     end_lr: Amount = 0.0
+    epoch_steps: Count = 0
+    warmup_epochs: Count = 1
+    start_lr: Amount = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.kind == "epochs" and not self.epoch_steps:
+            raise ConfigError(
+                "schedule.kind is 'epochs' but schedule.epoch_steps is 0; give the optimizer steps "
+                "of one epoch (pictures / (batch_size x accumulation x processes))"
+            )
+        if self.kind == "epochs" and self.warmup:
+            raise ConfigError(
+                f"schedule.warmup is {self.warmup} steps but schedule.kind is 'epochs'; give "
+                "warmup_epochs instead"
+            )
+        if self.kind == "steps" and self.epoch_steps:
+            raise ConfigError(
+                f"schedule.epoch_steps is {self.epoch_steps} but schedule.kind is 'steps'; set the "
+                "kind to 'epochs', or leave epoch_steps out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ Letters: one *step* is one optimizer step over batch_size x accumulation x proce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from tok_core.contract import TrainingOutput
 from tok_core.errors import ConfigError
+from tok_core.perturbation_config import PerturbationConfig
 from tok_core.run_config import to_mapping
 from tok_core.training import run_state
 from tok_core.training.config import (
@@ -46,20 +48,31 @@ from tok_core.training.logging import RunLog, SoundSample
 from tok_core.training.objective import Objective
 from tok_core.training.position_usage import PositionUsage, usage_picture
 from tok_core.training.progress import TrainingProgress
-from tok_core.training.schedule import learning_rate
+from tok_core.training.schedule import epoch_learning_rate, learning_rate
 from tok_core.training.weight_decay import decay_groups
+from tok_core.training_perturbation import TrainingPerturbation, attach_perturbation
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """The part of a run config that the engine reads; a sense adds its data and objective."""
+    """The part of a run config that the engine reads; a sense adds its data and objective.
+
+    Attributes:
+        perturbation: latent perturbation of a tokenizer's codes in training; None has none.
+    """
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     discriminator_optimizer: OptimizerConfig | None = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    discriminator_schedule: ScheduleConfig | None = None
     train: TrainConfig
     log: LogConfig = field(default_factory=LogConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    perturbation: PerturbationConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.perturbation is not None:
+            self.perturbation.check_batch(self.train.batch_size)
 
 
 class Monitor(Protocol):
@@ -114,6 +127,9 @@ class Engine:
         self.plain = model.to(accelerator.device)
         self.objective = objective.to(accelerator.device)
         self.average = AveragedModel(self.plain, self.train.ema_decay)
+        self.perturbation: TrainingPerturbation | None = None
+        if config.perturbation is not None:
+            self.perturbation = attach_perturbation(self.plain, config.perturbation)
         if self.train.compile:
             model.compile()
         with without_buffer_warning():
@@ -160,6 +176,8 @@ class Engine:
                 values = self._step(data, interrupted=interrupt.asked)
                 stop = values.pop("interrupted") > 0
                 progress.advance(self.step, self._samples_per_step())
+                while self.perturbation and self.perturbation.remarks:
+                    progress.say(self.perturbation.remarks.pop(0))
                 last = self.step == self.train.steps
                 if self.step % config.every == 0 or last:
                     values[f"{self.monitor.unit}_per_second"] = progress.throughput()
@@ -191,13 +209,17 @@ class Engine:
         kept: list[tuple[Tensor, TrainingOutput]] = []
         if objective.discriminator is not None:
             objective.discriminator.requires_grad_(False)
+        if self.perturbation:
+            self.perturbation.step = self.step
         for turn in range(self.train.accumulation):
             batch = next(data)
             self.skipped += batch.skipped
             x = batch.samples.to(accelerator.device, non_blocking=True)
             last = turn == self.train.accumulation - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                out = self.model(x)
+                out = self.model(x, **objective.model_inputs(x))
+                if self.perturbation:
+                    self.perturbation.check_asked(self.plain)
                 losses = objective.generator_losses(x, out, self.step)
                 total = torch.stack(list(losses.values())).sum()
                 accelerator.backward(total * share)
@@ -206,7 +228,7 @@ class Engine:
             kept.append((x, _detached(out)))
             if self.usage:
                 self.usage.update(out.tokens.codes)
-        rate = self._learning_rate(self.config.optimizer, self.step, self.train.steps)
+        rate = _rate(self.config.schedule, self.config.optimizer, self.step, self.train.steps)
         sums["learning_rate"] = rate
         sums["gradient_norm"] = clip_gradients(
             accelerator, self.optimizer, self.plain, self.train.clip
@@ -238,8 +260,9 @@ class Engine:
         sums["discriminator/gradient_norm"] = clip_gradients(
             accelerator, self.discriminator_optimizer, discriminator, self.train.clip
         )
-        rate = self._learning_rate(
-            self.critic_config, self.discriminator_steps, self.discriminator_total
+        schedule = self.config.discriminator_schedule or self.config.schedule
+        rate = _rate(
+            schedule, self.critic_config, self.discriminator_steps, self.discriminator_total
         )
         sums["discriminator/learning_rate"] = rate
         values = mean_over_processes(sums, accelerator)
@@ -247,12 +270,6 @@ class Engine:
         _apply(self.discriminator_optimizer, rate)
         self.discriminator_steps += 1
         return values
-
-    def _learning_rate(self, optimizer: OptimizerConfig, step: int, total: int) -> float:
-        schedule = self.config.schedule
-        return learning_rate(
-            step, base=optimizer.lr, end=schedule.end_lr, warmup=schedule.warmup, total=total
-        )
 
     def _samples_per_step(self) -> int:
         train = self.train
@@ -327,6 +344,19 @@ def _adamw(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
         decay_groups(module.named_parameters(), config.weight_decay),
         lr=config.lr, betas=config.betas, eps=config.eps,
         fused=True,  # one pass over memory; a tiny codec's step became a fifth shorter
+    )
+
+
+def _rate(schedule: ScheduleConfig, optimizer: OptimizerConfig, step: int, total: int) -> float:
+    """Return the learning rate after ``step`` of ``total`` steps."""
+    if schedule.kind == "steps":
+        return learning_rate(
+            step, base=optimizer.lr, end=schedule.end_lr, warmup=schedule.warmup, total=total
+        )
+    epoch = schedule.epoch_steps
+    return epoch_learning_rate(
+        step // epoch, base=optimizer.lr, end=schedule.end_lr, start=schedule.start_lr,
+        warmup=schedule.warmup_epochs, epochs=math.ceil(total / epoch),
     )
 
 

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 class Objective(nn.Module):
     """Losses of the tokenizer and, where there is one, of its discriminator.
 
-    The engine calls, in each step, `generator_losses`, sums the terms, steps the tokenizer, and
-    then, if `discriminator_active`, `discriminator_losses` on the *same* output (made before the
-    tokenizer was updated), and steps the discriminator.  Each term is a separate named scalar,
-    already weighted, so that a NaN can be traced to its term.  ``state_dict`` holds what resuming
-    needs: the discriminator and running averages, never frozen pretrained networks.
+    The engine calls, in each step, ``model(x, **model_inputs(x))`` and `generator_losses`, sums the
+    terms, steps the tokenizer, and then, if `discriminator_active`, `discriminator_losses` on the
+    *same* output (made before the tokenizer was updated), and steps the discriminator.  Each term
+    is a separate named scalar, already weighted, so that a NaN can be traced to its term.
+    ``state_dict`` holds what resuming needs: the discriminator and running averages, never frozen
+    pretrained networks.
 
     Attributes:
         discriminator: the trainable second player, or None.  An engine may wrap it (DDP).
@@ -42,6 +43,13 @@ class Objective(nn.Module):
         self.last_statistics: dict[str, float | Tensor] = {}
         self.register_state_dict_post_hook(_drop_frozen_parts)
         self.register_load_state_dict_post_hook(_forgive_frozen_parts)
+
+    def model_inputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what the model's ``forward`` takes beside ``x``, without gradients; here nothing.
+
+        A teacher's features go in this way when the model projects them with weights that train.
+        """
+        return {}
 
     def generator_losses(self, x: Tensor, out: TrainingOutput, step: int) -> dict[str, Tensor]:
         """Return the tokenizer's weighted loss terms by name; the engine adds them up.

@@ -1,0 +1,51 @@
+"""The two benchmarks of latent perturbation, as small as they go."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.smoke
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = script("perturbation_speed", monkeypatch)
+    row = speed.measure("VQGAN", 10, 1, True)
+    assert row["items"] == 1 and row["seconds"].keys() == {"plain", "latent", "code", "all items"}
+    assert row["added"].keys() == {"latent", "code", "all items"}
+
+
+def test_experiment_goes_on_where_it_was_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = script("perturbation_experiment", monkeypatch)
+    line = {"alpha": 1.0, "beta": 0.5, "delta": 6}
+    senses = {"image": {"sizes": made.SMALL["image"], "perturbation": line}}
+    out = tmp_path / "result.json"
+    result = made.experiment(senses, [0], out)
+    assert [row["kind"] for row in result["rows"]] == ["plain", "perturbed"]
+    plain, perturbed = (row["scores"]["clean"]["psnr"] for row in result["rows"])
+    assert plain != perturbed and json.loads(out.read_text()) == result
+    monkeypatch.setattr(made, "trained", lambda *arguments: pytest.fail("trained once more"))
+    assert made.experiment(senses, [0], out) == result
+    made.show(result)
+    made.draw(result, tmp_path / "plot.png")
+    senses["image"]["perturbation"] = line | {"beta": 0.4}
+    with pytest.raises(SystemExit, match="other sizes or strengths"):
+        made.experiment(senses, [0], out)
