@@ -24,11 +24,23 @@ _BICUBIC, _LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
 
 def adm_crop(image: Image.Image, side: int) -> Image.Image:
     """Crop as guided-diffusion does, which LlamaGen, MAR and most gFID tables follow."""
-    while min(image.size) >= 2 * side:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = side / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), _BICUBIC)
+    image = resized_by_boxes(image, side)
     return _window(image, side, (image.width - side) // 2, (image.height - side) // 2)
+
+
+def resized_by_boxes(image: Image.Image, short: int) -> Image.Image:
+    """Bring a picture's shorter side to ``short`` pixels as guided-diffusion does.
+
+    Halved by boxes while twice too large, then bicubic.
+
+    Example:
+        >>> resized_by_boxes(Image.new("RGB", (100, 70)), 35).size
+        (50, 35)
+    """
+    while min(image.size) >= 2 * short:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = short / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), _BICUBIC)
 
 
 def shorter_side_crop(image: Image.Image, side: int) -> Image.Image:

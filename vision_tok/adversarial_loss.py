@@ -42,19 +42,22 @@ class LeCam(nn.Module):
 
     relu(mean real - average fake)^2 + relu(average real - mean fake)^2, then both averages move.
     The one-sided form is that of the TiTok family; the idea is Tseng et al., arXiv 2104.03310.
+    XQ-GAN and RobusTok move the averages first and take the mean over logits of the squares:
+    mean relu(real - average fake)^2 + mean relu(average real - fake)^2.
     Averages start at 0 and are buffers, saved with the run.  Means are taken over all processes
     (the official code takes its own process's), so several processes give one process's numbers.
 
     Args:
         decay: of the averages, per discriminator step.
+        update_first: XQ-GAN's order and form.
     """
 
     average_real: Tensor
     average_fake: Tensor
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: float = 0.999, *, update_first: bool = False) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.update_first = decay, update_first
         self.register_buffer("average_real", torch.zeros(1))
         self.register_buffer("average_fake", torch.zeros(1))
 
@@ -66,12 +69,21 @@ class LeCam(nn.Module):
             fake: logits of reconstructions, any shape.
         """
         mean_real, mean_fake = joined_mean(real), joined_mean(fake)
+        if self.update_first:
+            self._move(mean_real, mean_fake)
+        else:
+            real, fake = mean_real, mean_fake
         # Copies, since the averages change before the backward pass reads them.
         average_real, average_fake = self.average_real.clone(), self.average_fake.clone()
         penalty = (
-            F.relu(mean_real - average_fake).square() + F.relu(average_real - mean_fake).square()
+            F.relu(real - average_fake).square().mean()
+            + F.relu(average_real - fake).square().mean()
         )
-        with torch.no_grad():
-            self.average_real.lerp_(mean_real.detach().view(1), 1.0 - self.decay)
-            self.average_fake.lerp_(mean_fake.detach().view(1), 1.0 - self.decay)
-        return penalty.mean()
+        if not self.update_first:
+            self._move(mean_real, mean_fake)
+        return penalty
+
+    @torch.no_grad()
+    def _move(self, real: Tensor, fake: Tensor) -> None:
+        self.average_real.lerp_(real.detach().view(1), 1.0 - self.decay)
+        self.average_fake.lerp_(fake.detach().view(1), 1.0 - self.decay)

@@ -1,16 +1,20 @@
 """Random training crops: a square of a picture, scaled to the network's side, maybe mirrored.
 
 Spec of the published recipes: shorter side resized to S (bicubic, antialiased, on 8-bit pixels),
-random S x S crop, horizontal flip.  Other crop scales are ours.
+random S x S crop, horizontal flip; or, as guided-diffusion and XQ-GAN do, to a random whole number
+of pixels above S, after halving by boxes.  Other crop scales are ours.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from tok_core.evaluation_crop import resized_by_boxes
 from tok_core.procedural_draws import Array, Draws
 
 _BICUBIC = Image.Resampling.BICUBIC
@@ -23,6 +27,7 @@ def random_crop(
     *,
     crop_scale: tuple[float, float] = (1.0, 1.0),
     native_scale: tuple[float, float] | None = None,
+    crop_fraction: tuple[float, float] | None = None,
     flip: bool = True,
 ) -> Image.Image:
     """Return one random S x S crop of an RGB picture.
@@ -35,12 +40,17 @@ def random_crop(
             between the two; (1, 1) is the published recipe.
         native_scale: if given, side of the square in units of S picture pixels instead, so 1 is
             the picture's own resolution and 4 shrinks fourfold; never beyond the shorter side.
+        crop_fraction: if given, guided-diffusion's crop instead: S as a share of the shorter side
+            that the picture is resized to, a whole number drawn between the two shares.
         flip: mirror every other crop.
 
     Example::
 
         random_crop(picture, 64, draws, native_scale=(1.0, 4.0))
     """
+    if crop_fraction is not None:
+        crop = _fraction_crop(image, size, draws, crop_fraction)
+        return _mirrored(crop) if flip and draws.chance(0.5) else crop
     width, height = image.size
     short = min(width, height)
     if native_scale is not None:
@@ -56,9 +66,40 @@ def random_crop(
     else:
         box = (left, upper, min(left + side, width), min(upper + side, height))
         crop = image.resize((size, size), _BICUBIC, box=box, reducing_gap=None)
-    if flip and draws.chance(0.5):
-        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return crop
+    return _mirrored(crop) if flip and draws.chance(0.5) else crop
+
+
+def shortest_sides(size: int, crop_fraction: tuple[float, float]) -> tuple[int, int]:
+    """Return the smallest and largest shorter side that `random_crop` draws for these shares.
+
+    Example::
+
+        shortest_sides(256, (0.8, 1.0))  # (256, 320)
+    """
+    low, high = crop_fraction
+    return math.ceil(size / high), math.ceil(size / low)
+
+
+def box_crop(image: Image.Image, size: int, short: int, top: int, left: int) -> Image.Image:
+    """Return the S x S window at (top, left) of a picture whose shorter side became ``short``.
+
+    Source: guided-diffusion's training crop, which XQ-GAN and RobusTok follow.
+    """
+    resized = resized_by_boxes(image, short)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _fraction_crop(
+    image: Image.Image, size: int, draws: Draws, crop_fraction: tuple[float, float]
+) -> Image.Image:
+    resized = resized_by_boxes(image, draws.integer(*shortest_sides(size, crop_fraction)))
+    top = draws.integer(0, resized.height - size)
+    left = draws.integer(0, resized.width - size)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _mirrored(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

@@ -52,6 +52,9 @@ class ImageDataConfig:
             (1, 1) is the published recipe: shorter side to S, random crop.
         native_scale: side of the crop in units of S picture pixels, instead of crop_scale;
             photographs use (1, 4) where this is not given.
+        crop_fraction: side of the crop as a share of the shorter side, which is brought to a random
+            whole number of pixels after halving by boxes, instead of crop_scale; XQ-GAN and
+            RobusTok take (0.8, 1), at 256 pixels a shorter side of 256 to 320.
         colour_jitter: spread of random light, contrast and tint, 0 (none) to 1.
         mixture: shares by source name, e.g. {natural: 1, photographs: 1}.
 
@@ -67,6 +70,7 @@ class ImageDataConfig:
     flip: bool = True
     crop_scale: tuple[float, float] = (1.0, 1.0)
     native_scale: tuple[float, float] | None = None
+    crop_fraction: tuple[float, float] | None = None
     colour_jitter: float = 0.0
     mixture: dict[str, float] = field(default_factory=dict)
 
@@ -90,6 +94,13 @@ class ImageDataConfig:
         if not 0.0 < low <= high:
             raise ConfigError(f"data.native_scale is {low}, {high}; give two rising numbers "
                               "above 0")
+        low, high = self.crop_fraction or (1.0, 1.0)
+        if not 0.0 < low <= high <= 1.0:
+            raise ConfigError(f"data.crop_fraction is {low}, {high}; give two rising numbers above "
+                              "0 and not above 1")
+        if self.crop_fraction and self.native_scale:
+            raise ConfigError("data.crop_fraction and data.native_scale are both given; leave one "
+                              "of the two out")
         if self.source == "mixture" and not self.mixture:
             raise ConfigError("data.mixture is empty; give each source a share, for example "
                               "{photographs: 0.7, natural: 0.3}")

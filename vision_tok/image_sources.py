@@ -154,7 +154,8 @@ def _cut(
     native_scale: tuple[float, float] | None,
 ) -> Tensor:
     crop = random_crop(image, config.size, draws, crop_scale=config.crop_scale,
-                       native_scale=native_scale, flip=config.flip)
+                       native_scale=native_scale, crop_fraction=config.crop_fraction,
+                       flip=config.flip)
     strength = config.colour_jitter
     return to_tensor(crop, colour_change(draws, strength) if strength > 0.0 else None)
 

@@ -9,13 +9,16 @@ at the end, model/ (the averaged weights, ready for `tok_core.load`).
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tok_core.errors import ConfigError
 from tok_core.training.launch import Sense, TrainingRun, command, fixed_samples, train_run
+from vision_tok.contrastive_semantics import TEACHER_FEATURE
 from vision_tok.image_data import ImageDataConfig, open_images
 from vision_tok.image_objective import ImageObjectiveConfig, build_objective
 
@@ -56,6 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command(_sense(), arguments)
 
 
+def check_model(config: ImageRun, model: Any) -> None:
+    """Raise `ConfigError` where the objective asks for what the model's forward does not take."""
+    takes = inspect.signature(model.forward).parameters
+    if config.objective.contrastive_weight > 0 and TEACHER_FEATURE not in takes:
+        raise ConfigError(
+            f"objective.contrastive_weight is {config.objective.contrastive_weight} but "
+            f"{type(model).__name__} compares no teacher's feature with its tokens; train RobusTok,"
+            " or set the weight to 0"
+        )
+
+
 def _sense() -> Sense:
     return Sense(
         program="vision_tok.train",
@@ -66,6 +80,7 @@ def _sense() -> Sense:
         build_objective=build_objective,
         make_monitor=_monitor,
         units="images",
+        check=check_model,
     )
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 
 from assets import photograph_path, photograph_split
 from tok_core.errors import ConfigError, MediaError
+from tok_core.evaluation_crop import resized_by_boxes
 from tok_core.procedural_draws import item_draws
 from tok_core.run_config import from_mapping, to_mapping
 from tok_core.training.data_order import batches
-from vision_tok.image_crops import colour_change, random_crop
+from vision_tok.image_crops import box_crop, colour_change, random_crop, shortest_sides
 from vision_tok.image_data import SOURCES, ImageDataConfig, open_images
 from vision_tok.image_folder import held_out_name
 from vision_tok.image_sources import Photographs
@@ -173,6 +174,26 @@ def test_published_crop_is_shorter_side_then_crop() -> None:
     assert min(lefts) < 15 and max(lefts) > 85
 
 
+def test_fraction_crops_are_windows_of_whole_sizes() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    image, sides = Image.fromarray(noise), set()
+    assert shortest_sides(16, (0.8, 1.0)) == (16, 20)
+    for index in range(12):
+        options = {"crop_fraction": (0.8, 1.0), "flip": False}
+        draws = item_draws("t", version=1, seed=0, index=index)
+        crop = random_crop(image, 16, draws, **options)
+        again = item_draws("t", version=1, seed=0, index=index)
+        short = again.integer(16, 20)
+        resized = resized_by_boxes(image, short)
+        top = again.integer(0, resized.height - 16)
+        left = again.integer(0, resized.width - 16)
+        assert crop.tobytes() == box_crop(image, 16, short, top, left).tobytes()
+        sides.add(short)
+    assert sides == {16, 17, 18, 19, 20}
+    config = ImageDataConfig(source="photographs", size=16, crop_fraction=(0.8, 1.0))
+    assert open_images(config).item(0).shape == (3, 16, 16)
+
+
 def test_native_crops_are_untouched_pixels() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     windows = np.lib.stride_tricks.sliding_window_view(noise, (16, 16, 3)).reshape(-1, 768)
@@ -276,6 +297,8 @@ def test_config_goes_through_yaml_values(folder: Path) -> None:
         ({"source": "mixture", "mixture": {"mixture": 1}}, "single sources"),
         ({"crop_scale": (0.0, 1.0)}, "rising"),
         ({"native_scale": (2.0, 1.0)}, "rising"),
+        ({"crop_fraction": (0.8, 1.2)}, "crop_fraction"),
+        ({"crop_fraction": (0.8, 1.0), "native_scale": (1.0, 2.0)}, "both given"),
         ({"size": 3}, "8 to 2048"),
         ({"seed": -1}, "0 or more"),
         ({"colour_jitter": 2.0}, "0 to 1"),

@@ -299,6 +299,14 @@ def test_lecam_by_hand() -> None:
     assert float(lecam(real, fake)) == pytest.approx(2.05**2 + 0.7**2)
 
 
+def test_lecam_in_xqgans_order() -> None:
+    lecam = LeCam(decay=0.9, update_first=True)
+    real, fake = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.0])
+    first = (1.05**2 + 3.05**2) / 2 + (1.2**2 + 0.2**2) / 2  # averages 0.2 and -0.05
+    assert float(lecam(real, fake)) == pytest.approx(first)
+    assert float(lecam.average_real) == pytest.approx(0.2)
+
+
 # --- the objective ------------------------------------------------------------------------------
 
 
