@@ -52,6 +52,42 @@ class Mlp(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
+class LayerScale(nn.Module):
+    """A learned factor per channel on what a block adds (Touvron et al., arXiv 2103.17239).
+
+    Args:
+        width: W.
+        start: value of every factor at first; 1e-5 in DINOv2.
+    """
+
+    def __init__(self, width: int, start: float = 1e-5) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (..., W)."""
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Leave out what a block adds, item by item, in training (Huang et al., arXiv 1603.09382).
+
+    Args:
+        rate: chance that an item of the batch does without; what stays is divided by 1 - rate.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop whole items of (B, L, W) in training mode."""
+        if not self.training or not self.rate:
+            return x
+        kept = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * kept / (1 - self.rate)
+
+
 class TransformerBlock(nn.Module):
     """One pre-norm block: ``x += attention(norm(x)); x += mlp(norm(x))``.
 

@@ -39,7 +39,7 @@ def held_out_scores(model: Any) -> dict[str, Any]:
     codes = torch.cat([model.encode(chunk).codes for chunk in tiles.split(CHUNK)])
     result: dict[str, dict[str, float]] = {}
     for budget in budgets(model):
-        kept = codes if budget is None else codes[:, :budget]
+        kept = codes if budget is None else codes[..., :budget]
         decoded = torch.cat([model.decode(Tokens(chunk)) for chunk in kept.split(CHUNK)])
         result[str(budget or codes[0].numel())] = {
             "psnr": _mean(psnr(decoded, tiles)), "ssim": _mean(ssim(decoded, tiles)),

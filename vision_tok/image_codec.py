@@ -131,6 +131,8 @@ class ImageCodec:
         self.ahead = 2 if policy == "tile" else None
         self.lengths = legal_lengths(model.spec)
         self.full, self.least = self.lengths[-1], self.lengths[0]
+        axes = [axis.name for axis in model.spec.axes]
+        self._has_branches, self._is_grid = axes[0] == "branch", "row" in axes
         if tokens is not None and tokens not in self.lengths:
             raise ConfigError(f"{tokens} tokens are not possible; this model takes {self._legal}.")
         if (target_bytes or target_psnr) is not None and self.least == self.full:
@@ -166,7 +168,7 @@ class ImageCodec:
         """Turn pictures into token files within the budget."""
         inputs = torch.cat([picture.inputs for picture in pictures])
         codes = torch.cat([
-            self.model.encode(chunk.to(self.model.device)).codes.cpu()
+            self._places_first(self.model.encode(chunk.to(self.model.device)).codes.cpu())
             for chunk in inputs.split(self.batch_size)
         ])  # fmt: skip
         parts = codes.split([len(picture.inputs) for picture in pictures])
@@ -208,10 +210,14 @@ class ImageCodec:
         """Return the same token file with the first ``count`` tokens of each network input."""
         if count == self.full:
             return file
-        return dataclasses.replace(file, codes=file.codes[..., :count])
+        codes = file.codes[..., :count, :] if self._has_branches else file.codes[..., :count]
+        return dataclasses.replace(file, codes=codes)
 
     def _file_size(self, picture: Picture, count: int) -> int:
-        shape = (len(picture.inputs), count) if self.policy == "tile" else (count,)
+        factors = self.model.spec.factors
+        shape = (count, factors) if factors > 1 else (count,)
+        if self.policy == "tile":
+            shape = (len(picture.inputs), *shape)
         return token_file_size(
             shape, self.model.spec.bits, extent=picture.geometry.extent, policy=self.policy
         )
@@ -259,7 +265,7 @@ class ImageCodec:
                 f"codes of shape {tuple(shape)} do not fit a {width} x {height} picture with "
                 f"policy '{file.policy}', which takes {geometry.tiles} network inputs."
             )
-        if self.model.spec.axes[0].name == "row":
+        if self._is_grid:
             grid = native_grid(self.model.spec)
             if tuple(rest[:2]) != grid:
                 raise TokenError(
@@ -308,8 +314,17 @@ class ImageCodec:
         ):
             part = part[:, : int(valid.max())]
             ragged = None if bool((valid == part.shape[1]).all()) else valid.to(device)
-            outputs.append(self.model.decode(Tokens(part.to(device), ragged)).cpu())
+            codes = self._branches_first(part.to(device))
+            outputs.append(self.model.decode(Tokens(codes, ragged)).cpu())
         return torch.cat(outputs)
+
+    # Token files keep what belongs to one place together; the contract puts branches first.
+
+    def _places_first(self, codes: Tensor) -> Tensor:
+        return codes.movedim(1, -1) if self._has_branches else codes
+
+    def _branches_first(self, codes: Tensor) -> Tensor:
+        return codes.movedim(-1, 1) if self._has_branches else codes
 
     # -- pictures out --------------------------------------------------------------------------
 

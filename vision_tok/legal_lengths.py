@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 from tok_core.errors import ConfigError
-from tok_core.token_spec import TokenSpec
+from tok_core.token_spec import POSITION_AXES, TokenSpec
 
 
 def legal_lengths(spec: TokenSpec) -> tuple[int, ...]:
@@ -21,7 +21,7 @@ def legal_lengths(spec: TokenSpec) -> tuple[int, ...]:
         >>> legal_lengths(var.spec)  # doctest: +SKIP
         (1, 5, 14, 30, 55, 91, 155, 255, 424, 680)
     """
-    first = spec.axes[0]
+    first = next(axis for axis in spec.axes if axis.name in POSITION_AXES)
     if spec.scales is not None:
         return tuple(accumulate(h * w for h, w in spec.scales))
     if first.name == "row":
@@ -38,7 +38,7 @@ def native_grid(spec: TokenSpec) -> tuple[int, int]:
     Raises:
         ConfigError: they follow the picture and no native size is known.
     """
-    rows, columns = (axis.size for axis in spec.axes[:2])
+    rows, columns = (axis.size for axis in spec.axes if axis.name in ("row", "column"))
     if rows is not None and columns is not None:
         return rows, columns
     if spec.grid is None:

@@ -102,7 +102,7 @@ def _tokens(spec: TokenSpec) -> str:
     full = legal_lengths(spec)[-1]
     if spec.scales is not None:
         return f"{full} tokens on {len(spec.scales)} scales, of which the last may be left out,"
-    if spec.axes[0].name == "row":
+    if any(axis.name == "row" for axis in spec.axes):
         rows, columns = native_grid(spec)
         return f"{rows} x {columns} tokens"
     return f"any prefix of {full} tokens"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tok_core.errors import MediaError
 
-PositionRule = Literal["offset-0.1", "size", "none"]
-POSITION_RULES: tuple[PositionRule, ...] = ("offset-0.1", "size", "none")
+PositionRule = Literal["offset-0.1", "size", "antialias", "none"]
+POSITION_RULES: tuple[PositionRule, ...] = ("offset-0.1", "size", "antialias", "none")
 # DINO's guard against a floor that falls one short; the sampling points really move with it.
 OFFSET = 0.1
 
@@ -26,7 +26,8 @@ def resized_positions(table: Tensor, size: tuple[int, int], rule: PositionRule) 
         size: (h, w).
         rule: ``offset-0.1`` resizes by the factors (h + 0.1) / G and (w + 0.1) / G, as DINO,
             BEiT-v2 and TokenFlow do; ``size`` resizes to (h, w) exactly, as transformers does;
-            ``none`` allows the stored grid alone.
+            ``antialias`` does so with antialiasing, as timm does; ``none`` allows the stored grid
+            alone.
 
     Returns:
         (h * w, W) row-major.
@@ -50,8 +51,11 @@ def resized_positions(table: Tensor, size: tuple[int, int], rule: PositionRule) 
             f"those of {side} x {side}; give pictures of its own size, or set positions to 'size'."
         )
     grid = table.view(1, side, side, -1).permute(0, 3, 1, 2).float()
-    if rule == "size":
-        grid = F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+    if rule in ("size", "antialias"):
+        smooth = rule == "antialias"
+        grid = F.interpolate(
+            grid, size=size, mode="bicubic", align_corners=False, antialias=smooth
+        )
     else:
         factors = tuple((n + OFFSET) / side for n in size)
         grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)

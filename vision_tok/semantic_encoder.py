@@ -19,6 +19,7 @@ from tok_core.errors import ConfigError, nearest
 from tok_core.json_options import parse_part
 from vision_tok.position_resize import POSITION_RULES, PositionRule
 from vision_tok.timm_tower import TimmTower
+from vision_tok.tower_start import resized_tower
 from vision_tok.tower_weights import fill_tower, read_tower, tower_sizes
 from vision_tok.transformers_tower import TransformersTower, architecture_of
 from vision_tok.vision_tower import TowerSizes, VisionTower
@@ -31,6 +32,7 @@ NORMALIZATIONS: dict[str, tuple[Channels, Channels]] = {
         (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711),
     ),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }  # fmt: skip
 
 
@@ -42,21 +44,23 @@ class SemanticEncoderOptions:
         kind: ``tower`` (our CLIP and SigLIP tower, no library needed), ``transformers`` or
             ``timm``.
         weights: where to start from: for ``tower`` a file, folder or hub id of CLIP or SigLIP in
-            OpenAI's or transformers' layout, for ``transformers`` a folder or hub id, for ``timm``
-            a file or ``pretrained``. None starts at random. A saved tokenizer holds its weights
-            itself and names none.
+            OpenAI's (``ViT-B-16.pt`` too) or transformers' layout, for ``transformers`` a folder
+            or hub id, for ``timm`` a file or ``pretrained``. None starts at random. A saved
+            tokenizer holds its weights itself and names none.
         sizes: of the tower; None reads them off ``weights``.
         architecture: of the transformers model, its config as an object with ``model_type``; None
             reads it from ``weights``.
         name: of the timm model.
-        normalization: ``none`` hands the picture on in [-1, 1]; ``clip``, ``half`` and ``custom``
-            take (v - mean) / std of the picture v clamped to [0, 1].
+        normalization: ``none`` hands the picture on in [-1, 1]; ``clip``, ``half``, ``imagenet``
+            and ``custom`` take (v - mean) / std of the picture v clamped to [0, 1].
         mean, std: per channel, for ``custom``.
         block: blocks to run; None runs all.
         final_norm: apply the network's last layer norm to every token.
         prefix: tokens before the patches, for ``transformers``; None counts them.
         positions: what happens at another resolution than the network's own: ``offset-0.1``,
-            ``size`` or ``none``, see `vision_tok.position_resize`.
+            ``size``, ``antialias`` or ``none``, see `vision_tok.position_resize`. A ``tower`` with
+            ``antialias`` also takes ``weights`` of another patch size or grid than its ``sizes``
+            say, and resizes both as timm does.
         stride: pixels per token, where a timm model cannot tell.
     """
 
@@ -65,7 +69,7 @@ class SemanticEncoderOptions:
     sizes: TowerSizes | None = None
     architecture: dict[str, Any] | None = None
     name: str | None = None
-    normalization: Literal["none", "clip", "half", "custom"] = "none"
+    normalization: Literal["none", "clip", "half", "imagenet", "custom"] = "none"
     mean: Channels | None = None
     std: Channels | None = None
     block: int | None = None
@@ -122,6 +126,14 @@ class SemanticEncoder(nn.Module):
         """Map pictures (B, 3, S, S) in [-1, 1] to features (B, N, W), row-major."""
         return self.network(self.normalised(x))
 
+    def class_feature(self, x: Tensor) -> Tensor:
+        """Map pictures (B, 3, S, S) in [-1, 1] to the class token (B, W).
+
+        Raises:
+            ConfigError: the network has none.
+        """
+        return self.network.class_feature(self.normalised(x))
+
 
 def parse_encoder(value: object, name: str = "semantic_encoder") -> SemanticEncoderOptions:
     """Build options from a JSON object; ConfigError for unknown or missing ones."""
@@ -141,6 +153,8 @@ def plain_encoder(options: SemanticEncoderOptions) -> dict[str, Any]:
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = dataclasses.asdict(value)
+            if not value.get("layer_scale"):  # configs of towers without one never named it
+                value.pop("layer_scale", None)
         plain[field.name] = list(value) if isinstance(value, tuple) else value
     return plain
 
@@ -160,6 +174,8 @@ def _build(options: SemanticEncoderOptions) -> tuple[Any, SemanticEncoderOptions
             sizes = tower_sizes(found)
         network = VisionTower(sizes, **choice)
         if found is not None and not on_meta:
+            if options.positions == "antialias":  # timm's rule resizes patches, too
+                found = resized_tower(found, sizes)
             fill_tower(network, found, str(options.weights))
         return network, dataclasses.replace(options, sizes=sizes, weights=None)
     if options.kind == "transformers":

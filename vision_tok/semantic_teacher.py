@@ -1,4 +1,4 @@
-"""Semantic teacher: a frozen network whose patch features the semantic tokens have to reproduce.
+"""Semantic teacher: a frozen network whose features the semantic tokens have to reproduce.
 
 Letters: B pictures, G grid side, N = G * G, T features.
 """
@@ -27,6 +27,8 @@ class TeacherOptions:
             such as the packaged ``assets/classifiers/procedural-v1``).
         weights: always needed: a teacher is not saved with the run.
         project: multiply every token by the tower's projection into the space shared with text.
+        pool: the one feature per picture that `SemanticTeacher.class_feature` returns: ``class``,
+            the class token, or ``patches``, the mean of the patch tokens.
         strides, taps, side: of a ``classifier``, see `ClassifierFeatures`.
     """
 
@@ -34,15 +36,16 @@ class TeacherOptions:
     kind: Literal["tower", "transformers", "timm", "classifier"] = "tower"
     name: str | None = None
     sizes: dict[str, Any] | None = None
-    normalization: Literal["none", "clip", "half", "custom"] = "none"
+    normalization: Literal["none", "clip", "half", "imagenet", "custom"] = "none"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     block: int | None = None
     final_norm: bool = True
     prefix: int | None = None
-    positions: Literal["offset-0.1", "size", "none"] = "none"
+    positions: Literal["offset-0.1", "size", "antialias", "none"] = "none"
     stride: int | None = None
     project: bool = False
+    pool: Literal["class", "patches"] = "class"
     strides: tuple[int, ...] = ()
     taps: tuple[int, ...] = ()
     side: int = 64
@@ -54,6 +57,7 @@ class SemanticTeacher(nn.Module):
     Args:
         network: maps (B, 3, S, S) in [-1, 1] to (B, N, W).
         projection: (W, T), or None for T = W.
+        pool: as `TeacherOptions`.
 
     Example:
         >>> teacher = build_teacher(TeacherOptions(weights="clip-vit-base-patch16", project=True,
@@ -65,10 +69,11 @@ class SemanticTeacher(nn.Module):
     projection: Tensor | None
 
     def __init__(
-        self, network: SemanticEncoder | ClassifierFeatures, projection: Tensor | None = None
-    ) -> None:
+        self, network: SemanticEncoder | ClassifierFeatures, projection: Tensor | None = None,
+        pool: str = "class",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.network = network
+        self.network, self.pool = network, pool
         self.register_buffer("projection", projection)
         self.width = network.width if projection is None else projection.shape[1]
         self.requires_grad_(False).eval()
@@ -99,6 +104,24 @@ class SemanticTeacher(nn.Module):
                     "another image size."
                 )
             return features if self.projection is None else features @ self.projection
+
+    @torch.no_grad()
+    def class_feature(self, x: Tensor) -> Tensor:
+        """Return one feature (B, T) per picture (B, 3, H, W) in [-1, 1], float32.
+
+        A classifier has no class token: its feature is the mean of its last maps.
+
+        Raises:
+            ConfigError: ``pool`` is ``class`` and the network has no class token.
+        """
+        if isinstance(self.network, ClassifierFeatures):
+            return self.network(x, 1)[:, 0]
+        with full_float32(x.device.type):
+            if self.pool == "class":
+                feature = self.network.class_feature(x.float())
+            else:
+                feature = self.network(x.float()).mean(1)
+            return feature if self.projection is None else feature @ self.projection
 
 
 def build_teacher(options: TeacherOptions) -> SemanticTeacher:
@@ -138,4 +161,5 @@ def build_teacher(options: TeacherOptions) -> SemanticTeacher:
     elif options.project:
         raise ConfigError(f"kind '{options.kind}' has no projection; use kind 'tower' for it.")
     network = SemanticEncoder(SemanticEncoderOptions(kind=options.kind, **values))
-    return SemanticTeacher(network, None if projection is None else projection.float())
+    projection = None if projection is None else projection.float()
+    return SemanticTeacher(network, projection, options.pool)

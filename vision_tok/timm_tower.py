@@ -27,7 +27,7 @@ class TimmTower(nn.Module):
         name: timm's, such as ``vitamin_xlarge_256``.
         block: blocks to run, from 1; None runs all.
         final_norm: apply the model's last layer norm to every token; ViTamin has none.
-        positions: ``size`` (timm's own interpolation) or ``none``.
+        positions: ``size`` or ``antialias`` (both timm's own interpolation) or ``none``.
         stride: pixels per token; None asks the model.
 
     Raises:
@@ -47,7 +47,7 @@ class TimmTower(nn.Module):
                 "positions 'offset-0.1' is not in the timm library; use kind 'tower', or "
                 "positions 'size' or 'none'."
             )
-        dynamic = {"dynamic_img_size": True} if positions == "size" else {}
+        dynamic = {"dynamic_img_size": True} if positions in ("size", "antialias") else {}
         self.name, self.block, self.final_norm = name, block, final_norm
         self.model: Any = _create(name, **dynamic)
         if hasattr(self.model, "fc_norm"):
@@ -67,19 +67,42 @@ class TimmTower(nn.Module):
         Raises:
             MediaError: another size than the model's own while ``positions`` is ``none``.
         """
+        if self.block is None:
+            return self._all_tokens(x)[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        return self._block_tokens(x)
+
+    def class_feature(self, x: Tensor) -> Tensor:
+        """Map normalised pictures (B, 3, H, W) to the class token (B, W).
+
+        Raises:
+            ConfigError: the model has none. MediaError: as `forward`.
+        """
+        if not getattr(self.model, "num_prefix_tokens", 0):
+            raise ConfigError(
+                f"timm's {self.name} has no class token; set the teacher's pool to 'patches', or "
+                "choose a model with one, such as vit_base_patch14_dinov2."
+            )
+        if self.block is None:
+            return self._all_tokens(x)[:, 0]
+        _, before = self._block_tokens(x, return_prefix_tokens=True)
+        return before[:, 0]
+
+    def _all_tokens(self, x: Tensor) -> Tensor:
+        """Return the tokens (B, L, W) behind the last block, class token and registers first."""
         try:
-            return self._tokens(x)
+            return self.model.forward_features(x)
         except AssertionError as error:  # timm's word for a size that its positions do not fit
             raise MediaError(f"{self.name}: {error}; set positions to 'size'.") from None
 
-    def _tokens(self, x: Tensor) -> Tensor:
-        if self.block is None:
-            tokens = self.model.forward_features(x)
-            return tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        (tokens,) = self.model.forward_intermediates(
-            x, indices=[self.block - 1], norm=self.final_norm, stop_early=True,
-            output_fmt="NLC", intermediates_only=True,
-        )
+    def _block_tokens(self, x: Tensor, **more: bool) -> Any:
+        """Return the patch tokens (B, N, W) behind ``block``, or a pair with those before them."""
+        try:
+            (tokens,) = self.model.forward_intermediates(
+                x, indices=[(self.block or 0) - 1], norm=self.final_norm, stop_early=True,
+                output_fmt="NLC", intermediates_only=True, **more,
+            )
+        except AssertionError as error:
+            raise MediaError(f"{self.name}: {error}; set positions to 'size'.") from None
         return tokens
 
     def load(self, path: str) -> None:

@@ -1,8 +1,9 @@
-"""Published CLIP and SigLIP vision towers for our `VisionTower`: names, sizes, files.
+"""Published CLIP, SigLIP and DINOv2 vision towers for our `VisionTower`: names, sizes, files.
 
-Two layouts are known: OpenAI's (``conv1``, ``transformer.resblocks``) and that of transformers
-(``embeddings``, ``encoder.layers``), each with or without the level that names the tower
-(``visual.``, ``vision_model.``).
+Three layouts are known: OpenAI's (``conv1``, ``transformer.resblocks``), that of transformers
+(``embeddings``, ``encoder.layers``) and that of timm and DINOv2 (``patch_embed.proj``, ``blocks``),
+each with or without the level that names the tower (``visual.``, ``vision_model.``,
+``semantic_model.``).
 
 Letters: W width, G grid side.
 """
@@ -39,11 +40,25 @@ TRANSFORMERS = {
     "mlp_norm": "layer_norm2", "attention.out": "self_attn.out_proj", "up": "mlp.fc1",
     "down": "mlp.fc2",
 }  # fmt: skip
-_PATCHES = {"conv1.weight": OPENAI, "embeddings.patch_embedding.weight": TRANSFORMERS}
-PREFIXES = ("visual.", "vision_model.", "")
+TIMM = {
+    "patches": "patch_embed.proj", "class_token": "cls_token", "position_table": "pos_embed",
+    "norm_in": "norm_pre", "norm_out": "norm", "blocks": "blocks", "attention_norm": "norm1",
+    "mlp_norm": "norm2", "attention.qkv": "attn.qkv", "attention.out": "attn.proj",
+    "attention_scale": "ls1", "mlp_scale": "ls2", "up": "mlp.fc1", "down": "mlp.fc2",
+}  # fmt: skip
+_PATCHES = {
+    "conv1.weight": OPENAI, "embeddings.patch_embedding.weight": TRANSFORMERS,
+    "patch_embed.proj.weight": TIMM,
+}  # fmt: skip
+# RobusTok's checkpoints hold their teacher under the third.
+PREFIXES = ("visual.", "vision_model.", "semantic_model.", "")
+# Averaged weights before trained ones.
+WRAPPERS = ("ema", "model", "state_dict")
 _PARTS = ("attention_norm", "attention.qkv", "attention.out", "mlp_norm", "up", "down")
-# Beside a tower: its projection, SigLIP's pooling head, and a table of row numbers.
-_BESIDE = {"proj", "head.probe", "embeddings.position_ids"} | {
+_SCALES = ("attention_scale", "mlp_scale")
+# Beside a tower: its projection, SigLIP's pooling head, a table of row numbers, and what DINOv2
+# puts in place of hidden patches.
+_BESIDE = {"proj", "head.probe", "embeddings.position_ids", "mask_token"} | {
     f"head.{part}{kind}"
     for part in ("attention.in_proj_", "attention.out_proj.", "layernorm.", "mlp.fc1.", "mlp.fc2.")
     for kind in ("weight", "bias")
@@ -85,9 +100,8 @@ def find_tower(state: Mapping[str, Tensor], source: str) -> FoundTower:
             return FoundTower(inner, words, _projection(state))
     some = ", ".join(sorted(state)[:3]) or "nothing"
     raise WeightsError(
-        f"{source} holds no CLIP or SigLIP vision tower: neither 'conv1.weight' nor "
-        f"'embeddings.patch_embedding.weight' is there, but {some}; give such a tower, or use kind "
-        "'transformers' or 'timm'."
+        f"{source} holds no CLIP, SigLIP or DINOv2 vision tower: none of {', '.join(_PATCHES)} is "
+        f"there, but {some}; give such a tower, or use kind 'transformers' or 'timm'."
     )
 
 
@@ -103,8 +117,8 @@ def tower_sizes(found: FoundTower, options: Mapping[str, Any] | None = None) -> 
     """Read a tower's sizes off its shapes.
 
     Shapes do not tell the heads (W / 64, but 16 of 72 for SigLIP so400m), the activation and the
-    norms' eps (quick GELU and 1e-5 with a class token, tanh GELU and 1e-6 without): ``options``
-    overrules these conventions by the names of `TowerSizes`.
+    norms' eps (quick GELU and 1e-5 with a class token, tanh GELU and 1e-6 without; in timm's
+    layout GELU and 1e-6): ``options`` overrules these conventions by the names of `TowerSizes`.
 
     Raises:
         WeightsError: a tensor that tells a size is missing.
@@ -113,25 +127,34 @@ def tower_sizes(found: FoundTower, options: Mapping[str, Any] | None = None) -> 
     try:
         patch = state[f"{words['patches']}.weight"]
         table = state[words["position_table"]]
-        width, class_token = table.shape[1], words["class_token"] in state
+        width, class_token = table.shape[-1], words["class_token"] in state
+        clip = class_token and words is not TIMM
         values: dict[str, Any] = {
             "patch_size": patch.shape[-1],
-            "grid": math.isqrt(len(table) - class_token),
+            "grid": math.isqrt(table.shape[-2] - class_token),
             "width": width,
             "layers": _layers(state, words),
             "heads": 16 if width == 1152 else max(1, width // 64),
             "mlp_width": state[f"{words['blocks']}.0.{words['up']}.weight"].shape[0],
-            "activation": "quick_gelu" if class_token else "gelu_tanh",
-            "eps": 1e-5 if class_token else 1e-6,
+            "activation": _activation(words, class_token),
+            "eps": 1e-5 if clip else 1e-6,
             "class_token": class_token,
             "patch_bias": f"{words['patches']}.bias" in state,
             "pre_norm": f"{words['norm_in']}.weight" in state,
         }
+        if words is TIMM and f"{words['blocks']}.0.ls1.gamma" in state:
+            values["layer_scale"] = 1e-5  # any number: what counts is that there is one
     except KeyError as error:
         raise WeightsError(
             f"the vision tower lacks {error.args[0]}; give the whole published file."
         ) from None
     return TowerSizes(**values | dict(options or {}))
+
+
+def _activation(words: Mapping[str, str], class_token: bool) -> str:
+    if words is TIMM:
+        return "gelu"
+    return "quick_gelu" if class_token else "gelu_tanh"
 
 
 def tower_names(tower: VisionTower, words: Mapping[str, str]) -> Names:
@@ -144,7 +167,7 @@ def tower_names(tower: VisionTower, words: Mapping[str, str]) -> Names:
     """
     names: Names = {}
     for ours in tower.state_dict():
-        block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", ours)
+        block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias|gamma)", ours)
         if block is not None:
             names[ours] = _block_part(words, int(block[1]), block[2], block[3])
             continue
@@ -156,7 +179,7 @@ def tower_names(tower: VisionTower, words: Mapping[str, str]) -> Names:
 def _block_part(words: Mapping[str, str], index: int, part: str, kind: str) -> tuple[str, ...]:
     """Return the official names of one part's weight or bias in one block."""
     start = f"{words['blocks']}.{index}."
-    if part != "attention.qkv":
+    if part in words:
         return (f"{start}{words[part]}.{kind}",)
     if words is OPENAI:
         return (f"{start}attn.in_proj_{kind}",)
@@ -169,15 +192,21 @@ def unused_names(found: FoundTower, tower: VisionTower) -> set[str]:
     That is blocks behind the one asked for, a final norm that is not applied, pooling heads.
     """
     words, kinds = found.words, ("weight", "bias")
+    behind = range(len(tower.blocks), tower.sizes.layers)
     unused = {
         name
-        for index in range(len(tower.blocks), tower.sizes.layers)
+        for index in behind
         for part in _PARTS
         for kind in kinds
         for name in _block_part(words, index, part, kind)
     }
+    if words is TIMM:
+        scales = (_block_part(words, i, part, "gamma") for i in behind for part in _SCALES)
+        unused |= {name for names in scales for name in names}
     if tower.norm_out is None:
         unused |= {f"{words['norm_out']}.{kind}" for kind in kinds}
+    if tower.patches is None:
+        unused |= {f"{words['patches']}.{kind}" for kind in kinds}
     return (unused | _BESIDE) & set(found.state)
 
 
@@ -198,6 +227,9 @@ def fill_tower(tower: VisionTower, found: FoundTower, source: str) -> None:
             f"({len(unknown)}); check the sizes in the config."
         )
     joined = {ours: torch.cat([found.state[n] for n in group]) for ours, group in names.items()}
+    for table in ("class_token", "position_table"):
+        if table in joined and found.words is TIMM:  # has axes of size 1 in front
+            joined[table] = joined[table].flatten(0, -2).squeeze(0)
     for name, tensor in tower.state_dict().items():
         if joined[name].shape != tensor.shape:
             raise WeightsError(
@@ -211,13 +243,14 @@ def read_tower(path: str) -> FoundTower:
     """Read the tower of a file, a folder or a hub id.
 
     Args:
-        path: a weights file; a folder with model.safetensors, pytorch_model.bin or open_clip's; or
-            ``owner/name`` on the hub.
+        path: a weights file, also OpenAI's TorchScript archive (``ViT-B-16.pt``), also a training
+            checkpoint that holds its teacher; a folder with model.safetensors, pytorch_model.bin or
+            open_clip's; or ``owner/name`` on the hub.
 
     Raises:
         WeightsError: nothing there, or no tower in it.
     """
-    return find_tower(read_state(weights_file(path)), path)
+    return find_tower(read_state(weights_file(path), WRAPPERS), path)
 
 
 def weights_file(path: str) -> Path:

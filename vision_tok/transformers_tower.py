@@ -47,9 +47,9 @@ class TransformersTower(nn.Module):
         final_norm: bool = True, prefix: int | None = None, positions: PositionRule = "none",
     ) -> None:  # fmt: skip
         super().__init__()
-        if positions == "offset-0.1":
+        if positions in ("offset-0.1", "antialias"):
             raise ConfigError(
-                "positions 'offset-0.1' is not in the transformers library; use kind 'tower', or "
+                f"positions '{positions}' is not in the transformers library; use kind 'tower', or "
                 "positions 'size' or 'none'."
             )
         config = _config(architecture)
@@ -79,6 +79,29 @@ class TransformersTower(nn.Module):
         Raises:
             MediaError: another size than the model's own while ``positions`` is ``none``.
         """
+        tokens = self._tokens(x)
+        return tokens[:, self._prefix(x, tokens) :]
+
+    def class_feature(self, x: Tensor) -> Tensor:
+        """Map normalised pictures (B, 3, H, W) to the class token (B, W).
+
+        Raises:
+            ConfigError: the model has none. MediaError: as `forward`.
+        """
+        tokens = self._tokens(x)
+        if not self._prefix(x, tokens):
+            raise ConfigError(
+                f"{type(self.model).__name__} has no class token; set the teacher's pool to "
+                "'patches', or choose a model with one, such as DINOv2."
+            )
+        return tokens[:, 0]
+
+    def _prefix(self, x: Tensor, tokens: Tensor) -> int:
+        h, w = self.grid_of(*x.shape[-2:])
+        return tokens.shape[1] - h * w if self.prefix is None else self.prefix
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Return all tokens (B, L, W), class token and registers first."""
         other = tuple(x.shape[-2:]) != (self.native, self.native)
         if other and self.positions == "none":
             raise MediaError(
@@ -98,9 +121,7 @@ class TransformersTower(nn.Module):
         tokens = found[0] if isinstance(found[0], Tensor) else found[0][0]
         if self._norm is not None:
             tokens = self.model.get_submodule(self._norm)(tokens)
-        h, w = self.grid_of(*x.shape[-2:])
-        prefix = tokens.shape[1] - h * w if self.prefix is None else self.prefix
-        return tokens[:, prefix:]
+        return tokens
 
     def load(self, path: str) -> None:
         """Fill in the published weights of a folder or hub id.

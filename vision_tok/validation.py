@@ -88,7 +88,7 @@ class ImageMonitor:
         for chunk in images.split(CHUNK):
             codes = model.encode(chunk.to(device)).codes
             for budget, pieces in found.items():
-                kept = codes if budget is None else codes[:, :budget]
+                kept = codes if budget is None else codes[..., :budget]
                 pieces.append(model.decode(Tokens(kept)).float().cpu())
         return {budget: torch.cat(pieces) for budget, pieces in found.items()}
 

@@ -1,9 +1,9 @@
-"""Vision tower: the pre-norm ViT of CLIP and SigLIP, with the choice of what to take from it.
+"""Vision tower: the pre-norm ViT of CLIP, SigLIP and DINOv2, and what to take from it.
 
     pictures --patches--> + positions (-> norm) --blocks 1..n--> (norm of every token) --> tokens
 
 Letters: B pictures, G stored grid side, h w grid of the pictures, N = h * w tokens, W width.
-Radford et al., arXiv 2103.00020; Zhai et al., arXiv 2303.15343.
+Radford et al., arXiv 2103.00020; Zhai et al., arXiv 2303.15343; Oquab et al., arXiv 2304.07193.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tok_core.errors import ConfigError, MediaError
 from tok_core.fast_linear import Linear
-from tok_core.transformer import SelfAttention, initialise_transformer
+from tok_core.transformer import DropPath, LayerScale, SelfAttention, initialise_transformer
 from vision_tok.position_resize import PositionRule, resized_positions
 
 Activation = Literal["quick_gelu", "gelu_tanh", "gelu"]
@@ -53,6 +53,8 @@ class TowerSizes:
         class_token: a learned token stands before the patches.
         patch_bias: the patch convolution has a bias.
         pre_norm: a layer norm stands before the first block.
+        layer_scale: every block scales what it adds by learned factors that start at this value;
+            0 has none. DINOv2 begins with 1e-5.
     """
 
     patch_size: int
@@ -66,12 +68,18 @@ class TowerSizes:
     class_token: bool = False
     patch_bias: bool = True
     pre_norm: bool = False
+    layer_scale: float = 0.0
 
 
 class TowerBlock(nn.Module):
-    """``x += attention(norm(x)); x += mlp(norm(x))`` with the tower's activation."""
+    """``x += attention(norm(x)); x += mlp(norm(x))`` with the tower's activation.
 
-    def __init__(self, sizes: TowerSizes) -> None:
+    Args:
+        sizes: of the tower; ``layer_scale`` scales both branches.
+        drop_path: chance that an item does without a branch in training.
+    """
+
+    def __init__(self, sizes: TowerSizes, drop_path: float = 0.0) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(sizes.width, eps=sizes.eps)
         self.attention = SelfAttention(sizes.width, sizes.heads)
@@ -79,15 +87,23 @@ class TowerBlock(nn.Module):
         self.up = Linear(sizes.width, sizes.mlp_width)
         self.down = Linear(sizes.mlp_width, sizes.width)
         self.activation = ACTIVATIONS[sizes.activation]
+        self.attention_scale: nn.Module = nn.Identity()
+        self.mlp_scale: nn.Module = nn.Identity()
+        if sizes.layer_scale:
+            self.attention_scale = LayerScale(sizes.width, sizes.layer_scale)
+            self.mlp_scale = LayerScale(sizes.width, sizes.layer_scale)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, W) to (B, L, W)."""
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.down(self.activation(self.up(self.mlp_norm(x))))
+        added = self.attention_scale(self.attention(self.attention_norm(x)))
+        x = x + self.drop_path(added)
+        added = self.down(self.activation(self.up(self.mlp_norm(x))))
+        return x + self.drop_path(self.mlp_scale(added))
 
 
 class VisionTower(nn.Module):
-    """The patch tokens of a CLIP or SigLIP vision transformer after any of its blocks.
+    """The patch tokens of a CLIP, SigLIP or DINOv2 vision transformer after any of its blocks.
 
     Blocks that lie behind the one asked for, pooling heads and projections are not built.
 
@@ -96,6 +112,9 @@ class VisionTower(nn.Module):
         block: number of blocks to run; None runs all, 0 none.
         final_norm: apply the network's last layer norm to every token.
         positions: what happens on another grid than G, see `resized_positions`.
+        drop_path: chance of the last block's branches to be left out in training; it rises to
+            that linearly over the blocks.
+        sees: False builds no patch convolution: a decoder's tower is fed tokens alone.
 
     Raises:
         ConfigError: sizes that do not go together, or a block that is not there.
@@ -108,14 +127,15 @@ class VisionTower(nn.Module):
 
     def __init__(
         self, sizes: TowerSizes, *, block: int | None = None, final_norm: bool = True,
-        positions: PositionRule = "none",
+        positions: PositionRule = "none", drop_path: float = 0.0, sees: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         _check(sizes, block)
         self.sizes, self.positions = sizes, positions
         self.gradient_checkpointing = False
-        self.patches = nn.Conv2d(
-            3, sizes.width, sizes.patch_size, stride=sizes.patch_size, bias=sizes.patch_bias
+        size = sizes.patch_size
+        self.patches = (
+            nn.Conv2d(3, sizes.width, size, stride=size, bias=sizes.patch_bias) if sees else None
         )
         self.class_token = (
             nn.Parameter(torch.empty(sizes.width)) if sizes.class_token else None
@@ -124,7 +144,8 @@ class VisionTower(nn.Module):
         self.position_table = nn.Parameter(torch.empty(rows, sizes.width))
         self.norm_in = nn.LayerNorm(sizes.width, eps=sizes.eps) if sizes.pre_norm else None
         blocks = sizes.layers if block is None else block
-        self.blocks = nn.ModuleList(TowerBlock(sizes) for _ in range(blocks))
+        rates = [drop_path * i / max(sizes.layers - 1, 1) for i in range(blocks)]
+        self.blocks = nn.ModuleList(TowerBlock(sizes, rate) for rate in rates)
         self.norm_out = nn.LayerNorm(sizes.width, eps=sizes.eps) if final_norm else None
         initialise_transformer(self)
         for table in (self.class_token, self.position_table):
@@ -146,18 +167,55 @@ class VisionTower(nn.Module):
         Raises:
             MediaError: smaller than one patch, or a grid that the position rule does not allow.
         """
+        return self.run(self.embedded(x))[:, int(self.sizes.class_token) :]
+
+    def class_feature(self, x: Tensor) -> Tensor:
+        """Map normalised pictures (B, 3, H, W) to the class token (B, W) behind the last block.
+
+        Raises:
+            ConfigError: this tower has no class token. MediaError: as `forward`.
+        """
+        if self.class_token is None:
+            raise ConfigError(
+                "this vision tower has no class token; set the teacher's pool to 'patches', or "
+                "choose a tower with one, such as CLIP or DINOv2."
+            )
+        return self.run(self.embedded(x))[:, 0]
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """Map normalised pictures to class and patch tokens with positions, before any block.
+
+        Raises:
+            MediaError: as `forward`.
+        """
         size = self.grid_of(*x.shape[-2:])
         if not all(size):
             raise MediaError(
                 f"pictures of {x.shape[-1]} x {x.shape[-2]} pixels are smaller than one patch of "
                 f"{self.sizes.patch_size}; give larger ones."
             )
+        assert self.patches is not None, "this tower was built without eyes"
+        return self.placed(self.patches(x).flatten(2).transpose(1, 2), size)
+
+    def placed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add the positions of a grid (h, w) to tokens (B, h * w, W), the class token before them.
+
+        Raises:
+            MediaError: a grid that the position rule does not allow.
+        """
+        x = tokens + self.grid_positions(grid)
+        if self.class_token is None:
+            return x
+        first = (self.class_token + self.position_table[0]).to(x.dtype)
+        return torch.cat((first.expand(len(x), 1, -1), x), dim=1)
+
+    def grid_positions(self, grid: tuple[int, int]) -> Tensor:
+        """Return the positions (h * w, W) of a grid (h, w)."""
         prefix = int(self.sizes.class_token)
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = x + resized_positions(self.position_table[prefix:], size, self.positions)
-        if self.class_token is not None:
-            first = (self.class_token + self.position_table[0]).to(x.dtype)
-            x = torch.cat((first.expand(len(x), 1, -1), x), dim=1)
+        return resized_positions(self.position_table[prefix:], grid, self.positions)
+
+    def run(self, x: Tensor) -> Tensor:
+        """Map tokens (B, L, W) through the blocks and the final norm, where there is one."""
         if self.norm_in is not None:
             x = self.norm_in(x)
         for block in self.blocks:
@@ -165,7 +223,6 @@ class VisionTower(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        x = x[:, prefix:]
         return x if self.norm_out is None else self.norm_out(x)
 
 

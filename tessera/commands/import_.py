@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Family(StrEnum):
     """Whose checkpoints; each family has an importer of its own."""
 
+    robustok = "robustok"
     titok = "titok"
     tokenflow = "tokenflow"
     vqgan = "vqgan"
@@ -24,6 +25,7 @@ class Family(StrEnum):
 
 
 IMPORTERS = {
+    Family.robustok: "vision_tok.import_robus_tok:import_robus_tok",
     Family.titok: "vision_tok.import_titok:import_titok",
     Family.tokenflow: "vision_tok.import_token_flow:import_token_flow",
     Family.vqgan: "vision_tok.import_vqgan:import_vqgan",
@@ -31,6 +33,7 @@ IMPORTERS = {
 }
 # Tensors that tell whose checkpoint it is; the first family that a name begins with wins.
 MARKS = {
+    Family.robustok: ("encoder.latent_tokens",),  # it has a VQGAN's post_quant_conv, too
     Family.titok: ("latent_tokens",),
     Family.tokenflow: ("quantize.embedding_vqkd.",),  # it has all of a VQGAN's names, too
     Family.vqgan: ("post_quant_conv.",),
@@ -51,8 +54,9 @@ FamilyOption = Annotated[
     Family | None,
     typer.Option(
         "--family", show_default="told by the names of the tensors",
-        help="titok: TiTok, One-D-Piece, TA-TiTok, MaskGIT-VQGAN; tokenflow: TokenFlow; vqgan: "
-        "LlamaGen, taming, VAR, diffusers VQModel; wavtokenizer: WavTokenizer.",
+        help="robustok: RobusTok, XQ-GAN, ImageFolder; titok: TiTok, One-D-Piece, TA-TiTok, "
+        "MaskGIT-VQGAN; tokenflow: TokenFlow; vqgan: LlamaGen, taming, VAR, diffusers VQModel; "
+        "wavtokenizer: WavTokenizer.",
     ),
 ]  # fmt: skip
 

@@ -46,6 +46,14 @@ SMALL_FLOW: dict[str, Any] = {
     "semantic_decoder": {"width": 32, "heads": 2, "depth": 1, "target_dim": 128},
     "encoder_sizes": {"channels": 32, "multipliers": [1, 1], "res_blocks": 1},
 }  # fmt: skip
+SMALL_ROBUS: dict[str, Any] = {
+    "image_size": 32, "patch_size": 8, "codebook_size": 128, "code_dim": 8,
+    "encoder_size": {"width": 128, "layers": 1, "heads": 4, "mlp_width": 64},
+    "decoder_size": {"width": 64, "layers": 1, "heads": 2, "mlp_width": 64},
+}  # fmt: skip
+TRUNK = {"kind": "random", "readouts": [0],
+         "sizes": {"patch_size": 8, "grid": 4, "width": 32, "layers": 1, "heads": 2,
+                   "mlp_width": 64, "class_token": True}}  # fmt: skip
 CLASSIFIER = {"kind": "classifier", "weights": str(ROOT / "assets/classifiers/procedural-v1"),
               "strides": [2, 1, 2, 2, 1]}  # fmt: skip
 
@@ -85,6 +93,14 @@ def overrides(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
             settings["objective.semantic_teacher"] = CLASSIFIER
         if config.get("decoder_sizes"):
             settings["model.config.decoder_sizes"] = SMALL_FLOW["encoder_sizes"]
+    elif recipe.get("model", {}).get("class") == "RobusTok":
+        if "epoch_steps" in recipe["schedule"]:  # a published network
+            settings |= {"data.source": "natural", "data.size": 32, "train.batch_size": 10}
+            settings |= {f"model.config.{key}": value for key, value in SMALL_ROBUS.items()}
+            settings |= {"objective.semantic_teacher": CLASSIFIER, "schedule.warmup": 0,
+                         "objective.discriminator_trunk": TRUNK}
+            if config.get("scales"):
+                settings["model.config.scales"] = [1, 1, 2, 4]
     elif not config.get("stem"):  # a published network; ours are small enough as they are
         settings |= {"data.source": "natural", "data.size": 32}
         if config:
@@ -135,22 +151,21 @@ def test_recipe_trains_and_its_model_works(path: Path, folder: Path) -> None:
             assert made.size == (80, 60)
 
 
-SMALL_CODEC: dict[str, Any] = {
-    "encoder_width": 4, "codebook_size": 64, "width": 32, "hidden": 64, "layers": 2,
-}  # fmt: skip
+SMALL_CODEC: dict[str, Any] = {"encoder_width": 4, "codebook_size": 64}
 # By class of the codec: the width of the latents that become sound, and what else is its own.
-SMALL_LATENTS: dict[str, dict[str, Any]] = {
-    "WavTokenizer": {"latent_dim": 16},
+SMALL_PARTS: dict[str, dict[str, Any]] = {
+    "WavTokenizer": {"latent_dim": 16, "width": 32, "hidden": 64, "layers": 2},
     "DualWavTokenizer": {
-        "acoustic_dim": 16, "semantic.encoder_width": 4, "semantic.width": 32,
-        "semantic.hidden": 48, "semantic.layers": 1,
+        "acoustic_dim": 16, "decoder.width": 32, "decoder.hidden": 64, "decoder.layers": 2,
+        "semantic.encoder_width": 4, "semantic.width": 32, "semantic.hidden": 48,
+        "semantic.layers": 1,
     },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", CODECS, ids=lambda path: path.stem)
 def test_codec_recipe_trains_and_its_model_works(path: Path, folder: Path) -> None:
-    small = SMALL_CODEC | SMALL_LATENTS[read_recipe(path)["model"]["class"]]
+    small = SMALL_CODEC | SMALL_PARTS[read_recipe(path)["model"]["class"]]
     settings: dict[str, Any] = {
         "train.steps": STEPS, "train.batch_size": 4, "train.workers": 0, "train.device": "cpu",
         "log.every": 4, "log.tracker": "none", "log.validate_every": 6, "validation_sounds": 2,

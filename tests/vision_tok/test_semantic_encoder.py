@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_tower import clip_file
+from tiny_tower import clip_file, torchscript_file
 from torch import Tensor, nn
 
 from tok_core.contract import Tokens, TrainingOutput
@@ -320,6 +320,18 @@ def test_packaged_classifier_teaches() -> None:
     assert not torch.equal(features[0], features[1])
 
 
+def test_openai_torchscript_archives_are_read(tmp_path: Path) -> None:
+    """Whole models with their text side, in float16; nothing of their code runs."""
+    options = {"sizes": {"heads": 4}, "normalization": "clip", "project": True}
+    plain = build_teacher(TeacherOptions(weights=str(clip_file(tmp_path)), **options))
+    archive = build_teacher(TeacherOptions(weights=str(torchscript_file(tmp_path)), **options))
+    assert archive.projection is not None and archive.projection.dtype == torch.float32
+    x = pictures()
+    assert torch.allclose(archive(x, 4), plain(x, 4), atol=2e-2)
+    encoder = SemanticEncoder(parse_encoder({"weights": str(tmp_path / "ViT-B-16.pt")}))
+    assert encoder.options.sizes is not None and encoder.options.sizes.layers == 3
+
+
 def test_distillation_needs_a_prediction_of_the_teachers_width(tmp_path: Path) -> None:
     file = str(clip_file(tmp_path))
     distillation = SemanticDistillation.from_options(
@@ -399,7 +411,7 @@ def test_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_foreign_file_is_one_sentence(tmp_path: Path) -> None:
     save_file({"blocks.0.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="holds no CLIP or SigLIP vision tower"):
+    with pytest.raises(WeightsError, match="holds no CLIP, SigLIP or DINOv2 vision tower"):
         SemanticEncoder(parse_encoder({"weights": str(tmp_path)}))
     file = clip_file(tmp_path)
     with pytest.raises(WeightsError, match="does not fit this vision tower"):
