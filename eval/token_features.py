@@ -78,7 +78,7 @@ def token_features(
     for name in streams:
         try:
             z = tokenizer.embed(tokens, stream=None if name == ALL else name)
-        except TokenError as error:
+        except (TokenError, ConfigError) as error:  # by the tokenizer: both are in use
             raise ConfigError(
                 f"the stream '{name}' of {type(tokenizer).__name__} cannot be had: {error}"
             ) from None

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from vision_tok.tower_weights import OPENAI, tower_names
 from vision_tok.vision_tower import TowerSizes, VisionTower
@@ -30,3 +31,31 @@ def clip_file(folder: Path) -> Path:
     }  # fmt: skip
     save_file(state, folder / "clip.safetensors")
     return folder / "clip.safetensors"
+
+
+class _Nested(nn.Module):
+    """Parameters at the dotted names of a state dict."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            first, _, rest = name.partition(".")
+            if rest:
+                parts.setdefault(first, {})[rest] = tensor
+            else:
+                setattr(self, first, nn.Parameter(tensor))
+        for first, inner in parts.items():
+            setattr(self, first, _Nested(inner))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Anything, so that there is code in the archive."""
+        return x + 1
+
+
+def torchscript_file(folder: Path) -> Path:
+    """Write the model of `clip_file` as OpenAI published its models: TorchScript in float16."""
+    state = {name: t.half() for name, t in load_file(clip_file(folder)).items()}
+    traced = torch.jit.trace(_Nested(state).eval(), torch.zeros(1))
+    torch.jit.save(traced, folder / "ViT-B-16.pt")
+    return folder / "ViT-B-16.pt"

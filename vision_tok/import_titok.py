@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
+from tok_core.official_fit import check_names
 from tok_core.official_weights import read_state
 from vision_tok.infer_titok import maskgit_values, plain_options, shapes_of, titok_values
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
+from vision_tok.official_config import read_official_config
 from vision_tok.official_keys import official_names
 from vision_tok.official_source import find_official
 from vision_tok.one_d_piece import OneDPiece
@@ -52,18 +53,8 @@ def import_titok(
             "pytorch_model.bin or model.safetensors and no config.json of ours."
         )
     weights, beside = found
-    given = _read_config(config) if isinstance(config, str | Path) else config
+    given = read_official_config(config) if isinstance(config, str | Path) else config
     return import_state(read_state(weights), given or beside, cls=cls, name=str(source))
-
-
-def _read_config(file: str | Path) -> dict[str, Any]:
-    try:
-        config = json.loads(Path(file).read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot read the config {file} ({error}); give a JSON file.") from None
-    if not isinstance(config, dict):
-        raise WeightsError(f"the config {file} is no JSON object; give the official one.")
-    return config
 
 
 def import_state(
@@ -117,13 +108,7 @@ def _expect(
 def _fill(model: Autoencoder, state: Mapping[str, Tensor], name: str) -> None:
     """Assign every tensor, reshaping 1x1 convolutions to linear layers."""
     names = official_names(model)
-    lacking = sorted(set(names.values()) - set(state))
-    unknown = sorted(set(state) - set(names.values()))
-    if lacking or unknown:
-        raise WeightsError(
-            f"{name} does not fit {type(model).__name__}: it lacks {_some(lacking)} and has the "
-            f"unknown {_some(unknown)}."
-        )
+    check_names(names.values(), state, name, type(model).__name__)
     ours: dict[str, Tensor] = {}
     for own, mine in model.state_dict().items():
         tensor = state[names[own]]
@@ -134,11 +119,6 @@ def _fill(model: Autoencoder, state: Mapping[str, Tensor], name: str) -> None:
             )
         ours[own] = tensor.reshape(mine.shape)
     model.load_state_dict(ours, assign=True)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "nothing") + more
 
 
 def _on_meta(state: Mapping[str, Tensor]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
+from tok_core.official_fit import check_names
 from tok_core.official_weights import read_state
 from vision_tok.conv_autoencoder_keys import (
     conv_autoencoder_keys,
@@ -131,13 +132,8 @@ def fill(
     Raises:
         WeightsError: tensors missing, left over or misshapen.
     """
-    wanted = {part for parts in names.values() for part in parts}
-    lacking, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted)
-    if lacking or unknown:
-        raise WeightsError(
-            f"{source} does not fit {type(model).__name__}: it lacks {_some(lacking)} and has the "
-            f"unknown {_some(unknown)}."
-        )
+    wanted = (part for parts in names.values() for part in parts)
+    check_names(wanted, state, source, type(model).__name__)
     mine = model.state_dict()
     ours = {
         name: join_parts(state, parts, mine[name].shape, source).to(mine[name].dtype)
@@ -148,8 +144,3 @@ def fill(
         value = (unpublished or {})[name]
         ours[name] = torch.full(mine[name].shape, value, dtype=mine[name].dtype, device=device)
     model.load_state_dict(ours, assign=True)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "nothing") + more

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from tok_core.errors import WeightsError
+from tok_core.official_fit import check_agreement
 
 HEAD_WIDTH = 64
 Shapes = Mapping[str, tuple[int, ...]]
@@ -159,9 +160,4 @@ def _agree(
     }  # fmt: skip
     if table is not None:
         said["codebook_size"] = table[0]
-    for name, shape in said.items():
-        if name in options and options[name] != shape:
-            raise WeightsError(
-                f"the config says {name} {options[name]} but the weights say {shape}; the two "
-                "files do not belong together."
-            )
+    check_agreement(options, said)

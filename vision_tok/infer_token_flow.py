@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tok_core.errors import WeightsError
+from tok_core.official_fit import check_agreement, recognised_parts
 from vision_tok.infer_titok import Shapes, shapes_of
 from vision_tok.infer_vqgan import conv_sizes
 from vision_tok.semantic_encoder import NORMALIZATIONS
@@ -63,17 +64,8 @@ def kind_of(names: Iterable[str], source: str) -> str:
         for kind, mark in MARKS.items():
             if TOWER + mark in names or f"{TOWER}vision_model.{mark}" in names:
                 return kind
-    tops: dict[str, int] = {}
-    for name in names:
-        top = name.partition(".")[0]
-        tops[top] = tops.get(top, 0) + 1
-    known, strange = (
-        ", ".join(f"{top} ({n})" for top, n in sorted(tops.items()) if (top in _PARTS) is ours)
-        for ours in (True, False)
-    )
     raise WeightsError(
-        f"{source} is no TokenFlow: of its parts (with their tensors), recognised "
-        f"{known or 'none'}; not recognised {strange or 'none'}; it needs {SEMANTIC_TABLE}, "
+        f"{source} is no TokenFlow: {recognised_parts(names, _PARTS)}; it needs {SEMANTIC_TABLE}, "
         f"{PIXEL_TABLE} and under {TOWER} a CLIP, SigLIP or ViTamin encoder."
     )
 
@@ -202,12 +194,7 @@ def _agree(
         "semantic_width": sizes.get("width"), "semantic_layers": sizes.get("layers"),
         "semantic_decoder_depth": values["semantic_decoder"]["depth"],
     }  # fmt: skip
-    for name, shape in said.items():
-        if shape is not None and given.get(name, shape) != shape:
-            raise WeightsError(
-                f"the config says {name} {given[name]} but the weights say {shape}; the two files "
-                "do not belong together."
-            )
+    check_agreement(given, said)
     named = str(given.get("semantic_type", kind))
     if not named.startswith(kind):
         raise WeightsError(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tok_core.errors import WeightsError
+from tok_core.official_fit import check_agreement, recognised_parts
 from vision_tok.conv_autoencoder_keys import LAYOUTS, official_parts
 from vision_tok.infer_titok import Shapes
 
@@ -44,18 +45,10 @@ def layout_of(names: Iterable[str], source: str) -> str:
         return "diffusers"
     if whole and _any(names, "encoder.down.0.block."):
         return "var" if any(".qkv." in n for n in names) or _any(names, PHI) else "taming"
-    counts: dict[str, int] = {}
-    for name in names:
-        top = name.partition(".")[0]
-        counts[top] = counts.get(top, 0) + 1
-    known, strange = (
-        ", ".join(f"{top} ({n})" for top, n in sorted(counts.items()) if (top in _PARTS) is ours)
-        for ours in (True, False)
-    )
     raise WeightsError(
-        f"{source} is in no layout of the VQGAN family: of its parts (with their tensors), "
-        f"recognised {known or 'none'}; not recognised {strange or 'none'}; the levels inside "
-        f"have to be named as in {KNOWN}, with quant_conv, post_quant_conv and {TABLE}."
+        f"{source} is in no layout of the VQGAN family: {recognised_parts(names, _PARTS)}; the "
+        f"levels inside have to be named as in {KNOWN}, with quant_conv, post_quant_conv and "
+        f"{TABLE}."
     )
 
 
@@ -201,14 +194,7 @@ def _agree(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         "decoder_num_res_blocks": decoder["res_blocks"], "block_out_channels": widths,
         "layers_per_block": encoder["res_blocks"],
     }  # fmt: skip
-    for name, shape in said.items():
-        known = given.get(name)  # null stands for "as the others" in diffusers
-        known = list(known) if isinstance(known, tuple) else known
-        if known is not None and known != shape:
-            raise WeightsError(
-                f"the config says {name} {known} but the weights say {shape}; the two files do "
-                "not belong together."
-            )
+    check_agreement(given, said)
 
 
 def _count(shapes: Iterable[str], template: str, **group: str) -> int:

@@ -93,7 +93,8 @@ def tiny_dual() -> DualWavTokenizer:
     return DualWavTokenizer(
         sample_rate=8000, strides=[4, 4, 5], encoder_width=4, lstm_layers=0, acoustic_dim=6,
         semantic={"dim": 10, "encoder_width": 4, "width": 24, "hidden": 32, "layers": 1},
-        codebook_size=32, width=32, hidden=48, layers=1, attention=False, condition_ids=1,
+        codebook_size=32,
+        decoder={"width": 32, "hidden": 48, "layers": 1, "attention": False, "condition_ids": 1},
     ).eval()  # fmt: skip
 
 
@@ -129,6 +130,8 @@ def test_streams_of_a_dual_codebook_and_of_others() -> None:
     assert torch.allclose(found["all"], both, atol=1e-6) and both.shape == (3, 16)
     with pytest.raises(ConfigError, match=r"'m' has no stream 'semantics'.*mean 'semantic'"):
         chosen_streams(model, "m", ["semantics"])
+    with pytest.raises(ConfigError, match=r"'semantics' of DualWav.* cannot be had.*unknown"):
+        token_features(model, x, ["semantics"])
 
 
 def seen(metric: Probe, x: Tensor, labels: Tensor, places: list[list[int]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from tok_core.codebook import Codebook
 from tok_core.dual_codebook import DualCodebook
 from tok_core.errors import ConfigError, TokenError
-from tok_core.latent_perturbation import Perturbation, perturb, perturbed_sum, sample_draws
+from tok_core.latent_perturbation import Perturbation, perturb, replace_latents, sample_draws
 from tok_core.neighbour_table import neighbour_tables
 from tok_core.token_spec import Axis, TokenSpec
 from tok_core.vector_quantizer import VectorQuantizer
@@ -319,7 +319,7 @@ def test_latent_perturbation_moves_each_scale_and_adds_up() -> None:
         F.interpolate(unit_rows(dual, codes).movedim(-1, 1), size=(5, 5), mode="bicubic")
         for codes in dual.scales.split(new)
     )
-    moved = perturbed_sum(out.latents, dual.lookup(new))
+    moved = replace_latents(out.latents, out.codes, new, dual.lookup)
     assert torch.allclose(moved, total, atol=1e-5)
     clean = torch.autograd.grad(out.latents.square().sum(), list(x.values()), retain_graph=True)
     weight = 2 * out.latents.detach()

@@ -70,6 +70,21 @@ def test_the_discriminator_starts_late_with_a_schedule_of_its_own(tmp_path: Path
     assert [theirs[5], theirs[6], theirs[7]] == pytest.approx([0.0, 0.005, 0.01])
 
 
+def test_rates_per_epoch_and_a_schedule_of_the_discriminators_own(tmp_path: Path) -> None:
+    tiny_engine(
+        tmp_path, "train.steps=8", "schedule.kind=epochs", "schedule.warmup=0",
+        "schedule.epoch_steps=3", "schedule.start_lr=0.001",
+        "discriminator_schedule.kind=epochs", "discriminator_schedule.epoch_steps=2",
+        "discriminator_schedule.warmup_epochs=2", "discriminator_schedule.start_lr=0.002",
+    ).run()
+    rates = list(metrics(tmp_path, "learning_rate").values())
+    # Three epochs, the last one short; the cosine of 0.01 at a third and at two thirds.
+    assert rates == pytest.approx([0.001] * 3 + [0.0075] * 3 + [0.0025] * 2)
+    theirs = metrics(tmp_path, "discriminator/learning_rate")
+    assert list(theirs) == [5, 6, 7, 8]
+    assert list(theirs.values()) == pytest.approx([0.002] * 2 + [0.006] * 2)
+
+
 def test_the_discriminator_judges_what_came_before_the_update(tmp_path: Path) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 

@@ -19,7 +19,7 @@ from tok_core.training.data_order import ATTEMPTS, batches, shuffled
 from tok_core.training.ema import AveragedModel, ema_decay
 from tok_core.training.freezing import freeze, set_training
 from tok_core.training.position_usage import PositionUsage, usage_picture
-from tok_core.training.schedule import learning_rate
+from tok_core.training.schedule import epoch_learning_rate, learning_rate
 
 
 class Numbers:
@@ -119,6 +119,12 @@ def test_rate_without_warmup_starts_at_base_and_stays_at_end() -> None:
     assert learning_rate(0, base=1.0, end=0.1, warmup=0, total=10) == 1.0
     assert learning_rate(10, base=1.0, end=0.1, warmup=0, total=10) == pytest.approx(0.1)
     assert learning_rate(99, base=1.0, end=0.1, warmup=0, total=10) == pytest.approx(0.1)
+
+
+def test_epoch_rates_share_the_cosine_with_the_warmup() -> None:
+    given = {"base": 1.0, "end": 0.2, "start": 0.1, "warmup": 2, "epochs": 4}
+    rates = [epoch_learning_rate(epoch, **given) for epoch in (-1, 0, 1, 2, 3, 4, 9)]
+    assert rates == pytest.approx([0.1, 0.1, 0.55, 0.6, 0.2 + 0.4 * (1 - 0.5**0.5), 0.2, 0.2])
 
 
 class Parts(nn.Module):

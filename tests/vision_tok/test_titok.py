@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_pictures import pictures, spread
 from tokenizer_contract import TokenizerContract
-from torch import Tensor, nn
+from torch import Tensor
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError, WeightsError
@@ -38,22 +39,9 @@ HYBRID: dict[str, Any] = SMALL | {
 }  # fmt: skip
 
 
-def spread(model: nn.Module) -> Any:
-    """Give every parameter weight enough that latents differ from each other."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def piece(**changes: Any) -> OneDPiece:
     torch.manual_seed(0)
     return spread(OneDPiece(**SMALL | changes))
-
-
-def pictures(batch: int, size: int = 16) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(batch, 3, size, size, generator=generator) * 2 - 1
 
 
 # -- the common contract -------------------------------------------------------------------------

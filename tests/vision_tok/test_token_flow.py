@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_pictures import pictures, spread
 from tiny_tower import CLIP_SIZES, clip_file
 from tokenizer_contract import TokenizerContract
 from torch import Tensor, nn
@@ -35,23 +36,9 @@ SMALL: dict[str, Any] = {
 ODD: dict[str, Any] = SMALL | {"image_size": 18}
 
 
-def spread(model: nn.Module) -> Any:
-    """Give every parameter weight enough that latents differ from each other."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.startswith("quantizer."):
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def flow(**changes: Any) -> TokenFlow:
     torch.manual_seed(0)
-    return spread(TokenFlow(**SMALL | changes))
-
-
-def pictures(batch: int, size: int = 16) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(batch, 3, size, size, generator=generator) * 2 - 1
+    return spread(TokenFlow(**SMALL | changes), "quantizer.")
 
 
 # -- the common contract -------------------------------------------------------------------------
@@ -67,17 +54,17 @@ class Family(TokenizerContract):
 
 class TestMultiScale(Family):
     def make(self) -> Tokenizer:
-        return spread(TokenFlow(**SMALL))
+        return spread(TokenFlow(**SMALL), "quantizer.")
 
 
 class TestSingleScale(Family):
     def make(self) -> Tokenizer:
-        return spread(TokenFlow(**SMALL | {"scales": [4], "pixel_weight": 0.5}))
+        return spread(TokenFlow(**SMALL | {"scales": [4], "pixel_weight": 0.5}), "quantizer.")
 
 
 class TestResizedPixelBranch(Family):
     def make(self) -> Tokenizer:
-        return spread(TokenFlow(**ODD))
+        return spread(TokenFlow(**ODD), "quantizer.")
 
     def sample(self, batch: int) -> Tensor:
         return pictures(batch, 18)
@@ -92,7 +79,7 @@ class TestTransformersEncoder(Family):
             "model_type": "dinov2", "hidden_size": 24, "num_hidden_layers": 2, "mlp_ratio": 2,
             "num_attention_heads": 2, "image_size": 16, "patch_size": 4,
         }}  # fmt: skip
-        return spread(TokenFlow(**SMALL | {"semantic_encoder": encoder}))
+        return spread(TokenFlow(**SMALL | {"semantic_encoder": encoder}), "quantizer.")
 
     def test_another_resolution(self, model: TokenFlow) -> None:
         larger = model.at_resolution(24, [2, 6])

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_pictures import pictures, spread
 from tokenizer_contract import TokenizerContract
-from torch import Tensor, nn
+from torch import Tensor
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError
@@ -30,22 +31,13 @@ SCALES: dict[str, Any] = SMALL | {
 }  # fmt: skip
 
 
-def spread(model: nn.Module) -> Any:
-    """Give every parameter weight enough that latents differ from each other."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def vqgan(**changes: Any) -> VQGAN:
     torch.manual_seed(0)
     return spread(VQGAN(**SMALL | changes))
 
 
-def pictures(batch: int, height: int = 12, width: int = 16) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
+def wide(batch: int) -> Tensor:
+    return pictures(batch, 12, 16)
 
 
 # -- the common contract -------------------------------------------------------------------------
@@ -56,7 +48,7 @@ class Family(TokenizerContract):
     decoder_parameter = "decoder.conv_out.weight"
 
     def sample(self, batch: int) -> Tensor:
-        return pictures(batch)
+        return wide(batch)
 
 
 class TestUnitCodes(Family):
@@ -100,7 +92,7 @@ def test_padding_repeats_the_edge_and_is_cut_off_again() -> None:
 def test_the_native_size_is_for_the_commands_alone() -> None:
     model = vqgan(image_size=[24, 16])
     assert model.spec.image_size == (24, 16) and model.spec.grid == (6, 4)
-    assert model.decode(model.encode(pictures(1))).shape == (1, 3, 12, 16)
+    assert model.decode(model.encode(wide(1))).shape == (1, 3, 12, 16)
 
 
 def test_both_sides_may_differ_but_not_in_stride() -> None:
@@ -120,18 +112,18 @@ def scales(**changes: Any) -> VQGAN:
 
 def test_whole_scales_decode_and_add_up() -> None:
     model = scales()
-    codes = model.encode(pictures(2)).codes
+    codes = model.encode(wide(2)).codes
     assert codes.shape == (2, 17) and model.spec.scales == ((1, 1), (2, 2), (3, 4))
     for upto, length in ((1, 1), (2, 5), (3, 17)):
         z = model.embed(codes, upto=upto)
         assert torch.equal(z, model.embed(codes[:, :length]))
         assert model.decode(codes[:, :length]).shape == (2, 3, 12, 16)
-    assert torch.equal(model.encode(pictures(2), num_tokens=5).codes, codes[:, :5])
+    assert torch.equal(model.encode(wide(2), num_tokens=5).codes, codes[:, :5])
     for wrong in (codes[:, :4], codes[:, :0], torch.cat([codes, codes], 1), codes + 32):
         with pytest.raises(TokenError):
             model.decode(wrong)
     with pytest.raises(TokenError, match="1, 5, 17"):
-        model.encode(pictures(2), num_tokens=6)
+        model.encode(wide(2), num_tokens=6)
 
 
 def test_scales_fix_the_size_of_pictures() -> None:
@@ -171,35 +163,35 @@ def test_loss_weights_follow_the_options() -> None:
         quantizer_options={"codebook_weight": 0.25, "commitment_weight": 1.0}
     )
     legacy.load_state_dict(plain.state_dict())
-    ours, theirs = plain.train()(pictures(2)).losses, legacy.train()(pictures(2)).losses
+    ours, theirs = plain.train()(wide(2)).losses, legacy.train()(wide(2)).losses
     for name, share in (("codebook", 0.25), ("commitment", 4.0)):
         torch.testing.assert_close(theirs[f"quantizer/{name}"], share * ours[f"quantizer/{name}"])
 
 
 def test_the_usage_window_remembers_and_saves() -> None:
     model = vqgan(quantizer_options={"usage_window": 30}).train()
-    codes = model(pictures(2)).tokens.codes.flatten()
+    codes = model(wide(2)).tokens.codes.flatten()
     assert torch.equal(model.recent.codes[-len(codes) :], codes)
     assert (model.recent.codes[: -len(codes)] == 0).all()
     before = model.recent.codes.clone()
-    model.eval()(pictures(3))
+    model.eval()(wide(3))
     assert torch.equal(model.recent.codes, before) and "recent.codes" in model.state_dict()
 
 
 def test_decoder_only_training_keeps_the_codes() -> None:
     model = vqgan(quantizer_options={"dead_code_every": 1, "kmeans_start": True})
-    before, code_hash = model.encode(pictures(2)).codes, model.code_hash()
+    before, code_hash = model.encode(wide(2)).codes, model.code_hash()
     frozen = freeze(model, train_only="decoder", prefixes=["post_quant_conv"])
     set_training(model, frozen)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
-        out = model(pictures(2))
+        out = model(wide(2))
         assert all(float(loss) == 0 for loss in out.losses.values())
         out.reconstruction.square().mean().backward()
         optimizer.step()
     assert model.post_quant_conv.weight.grad is None
     assert model.code_hash() == code_hash
-    assert torch.equal(model.eval().encode(pictures(2)).codes, before)
+    assert torch.equal(model.eval().encode(wide(2)).codes, before)
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
@@ -209,7 +201,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         if trade:
             model.enable_gradient_checkpointing()
             assert any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
-        out = model(pictures(2))
+        out = model(wide(2))
         (out.reconstruction.square().mean() + sum(out.losses.values())).backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     for a, b in zip(*gradients, strict=True):
@@ -297,10 +289,10 @@ def test_impossible_configs_are_one_sentence(changes: dict[str, Any], words: str
 
 def test_impossible_calls_are_one_sentence() -> None:
     model = vqgan()
-    tokens = model.encode(pictures(2))
+    tokens = model.encode(wide(2))
     for attempt in (
-        lambda: model.encode(pictures(2), num_tokens=3),
-        lambda: model.encode(pictures(2), lengths=torch.tensor([1, 2])),
+        lambda: model.encode(wide(2), num_tokens=3),
+        lambda: model.encode(wide(2), lengths=torch.tensor([1, 2])),
         lambda: model.decode(tokens, condition=torch.zeros(2, 1, 1)),
         lambda: model.decode(tokens.codes[0]),
         lambda: model.decode(tokens.codes + 32),
@@ -312,7 +304,7 @@ def test_impossible_calls_are_one_sentence() -> None:
         with pytest.raises(TokenError):
             attempt()
     with pytest.raises(MediaError, match="batch, 3"):
-        model.encode(pictures(2)[:, :2])
+        model.encode(wide(2)[:, :2])
     with pytest.raises(ConfigError, match="modulation"):
         vqgan(modulated_decoder=True).decoder(torch.zeros(1, 6, 2, 2))
 
