@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from audio_tok.wav_tokenizer_config import (
+    SynthesisOptions,
     WavDecoderConfig,
     check_counts,
     check_decoder,
@@ -61,6 +62,12 @@ class DualWavConfig(WavDecoderConfig):
     stream_weights: Mapping[str, float] | None
 
     @property
+    def decoder(self) -> SynthesisOptions:
+        """The part of them that the decoder is made of."""
+        names = SynthesisOptions.__dataclass_fields__
+        return SynthesisOptions(**{name: getattr(self, name) for name in names})
+
+    @property
     def dims(self) -> dict[str, int]:
         """Channels of each stream, in the order of the latents."""
         return {"semantic": self.semantic.dim, "acoustic": self.latent_dim}
@@ -77,8 +84,9 @@ def parse_dual_config(values: Mapping[str, Any]) -> DualWavConfig:
     check_counts(plain, ("acoustic_dim",))
     plain["strides"] = tuple(plain["strides"])
     plain["hop"] = math.prod(plain["strides"])
-    plain["n_fft"] = plain["n_fft"] if plain["n_fft"] is not None else 4 * plain["hop"]
     plain["latent_dim"], plain["num_codebooks"] = plain.pop("acoustic_dim"), 1
+    plain |= vars(parse_part(SynthesisOptions, "decoder", plain.pop("decoder") or {}))
+    plain["n_fft"] = plain["n_fft"] if plain["n_fft"] is not None else 4 * plain["hop"]
     plain["semantic"] = parse_part(SemanticOptions, "semantic", plain["semantic"] or {})
     plain["quantizer"] = parse_part(DualQuantizerOptions, "quantizer", plain["quantizer"] or {})
     config = DualWavConfig(**plain)

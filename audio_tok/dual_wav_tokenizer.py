@@ -14,6 +14,7 @@ Letters: B batch, T samples, F frames, ceil(T / hop) of them, Ds Da channels of 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,21 +23,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audio_tok.dual_wav_config import DualWavConfig, parse_dual_config
-from audio_tok.length_groups import checked_sound, encode_by_length
 from audio_tok.seanet_encoder import SeanetEncoder
 from audio_tok.semantic_decoder import SemanticDecoder
 from audio_tok.semantic_distillation import MOMENTS, PREDICTION
-from audio_tok.wav_decoder import WavSynthesis
+from audio_tok.wav_encoding import WavEncoding
 from tok_core.codebook import Codebook
 from tok_core.contract import Tokens, TrainingOutput, as_tokens
 from tok_core.dual_codebook import DualCodebook
 from tok_core.errors import TokenError
 from tok_core.token_spec import TokenSpec
+from tok_core.training_perturbation import PERTURBED_CODES, decoder_latents
 
 SEMANTIC, ACOUSTIC = "semantic", "acoustic"
 
 
-class DualWavTokenizer(WavSynthesis):
+class DualWavTokenizer(WavEncoding):
     """Neural audio codec whose tokens have a semantic and an acoustic meaning.
 
     Args:
@@ -45,8 +46,9 @@ class DualWavTokenizer(WavSynthesis):
         encoder_width: channels of the acoustic encoder's first convolution. lstm_layers: of it.
         acoustic_dim: Da. semantic: see `audio_tok.dual_wav_config.SemanticOptions`.
         codebook_size: rows of each table.
-        width, hidden, layers, attention, condition_ids, dropout, n_fft, magnitude_clip, causal,
-            attention_window: of the decoder, see `audio_tok.wav_tokenizer.WavTokenizer`.
+        decoder: see `audio_tok.wav_tokenizer_config.SynthesisOptions`.
+        causal: nothing depends on later samples than the head's window needs, so that it can run on
+            a stream, both streams of features included; needs training of its own.
         stream_weights: of each half's distance, by name; None weighs both alike.
         quantizer: see `audio_tok.dual_wav_config.DualQuantizerOptions`.
 
@@ -74,16 +76,8 @@ class DualWavTokenizer(WavSynthesis):
         acoustic_dim: int = 8,
         semantic: dict[str, Any] | None = None,
         codebook_size: int = 4096,
-        width: int = 768,
-        hidden: int = 2304,
-        layers: int = 12,
-        attention: bool = True,
-        condition_ids: int = 4,
-        dropout: float = 0.1,
-        n_fft: int | None = None,
-        magnitude_clip: float = 100.0,
+        decoder: dict[str, Any] | None = None,
         causal: bool = False,
-        attention_window: int | None = None,
         stream_weights: dict[str, float] | None = None,
         quantizer: dict[str, Any] | None = None,
     ) -> None:
@@ -106,7 +100,7 @@ class DualWavTokenizer(WavSynthesis):
         )
         self.build_synthesis(config, tables)
         self.register_to_config(
-            strides=list(config.strides), n_fft=config.n_fft,
+            strides=list(config.strides), decoder=dataclasses.asdict(config.decoder),
             semantic=dataclasses.asdict(meaning), quantizer=dataclasses.asdict(config.quantizer),
         )  # fmt: skip
 
@@ -137,40 +131,17 @@ class DualWavTokenizer(WavSynthesis):
         Raises:
             MediaError: another shape, or no samples.
         """
-        parts = self._streams(x).values()
+        parts = self.frames_of(x)
         return torch.cat([F.normalize(part, dim=-1) for part in parts], -1).transpose(1, 2)
 
-    def _streams(self, x: Tensor) -> dict[str, Tensor]:
-        """Return float32 (B, F, D of the stream) by name."""
-        sound = checked_sound(x).transpose(1, 2).to(self.encoder.first.weight.dtype)
-        encoders = {SEMANTIC: self.semantic_encoder, ACOUSTIC: self.encoder}
-        return {name: encoder(sound).float() for name, encoder in encoders.items()}
+    @property
+    def encoders(self) -> tuple[SeanetEncoder, ...]:
+        """Of the semantic and of the acoustic stream."""
+        return (self.semantic_encoder, self.encoder)
 
-    @torch.no_grad()
-    def encode(
-        self, x: Tensor, *, lengths: Tensor | None = None, num_tokens: int | None = None
-    ) -> Tokens:
-        """Turn sound into codes.
-
-        Args:
-            x: (B, 1, T) in [-1, 1].
-            lengths: int64 (B,) valid samples of each item, 1 to T; None takes all.
-            num_tokens: codebooks; there is one.
-
-        Returns:
-            codes (B, 1, F); lengths (B,) valid frames, given only where ``lengths`` was; extent
-            (B, 1) samples. Codes behind an item's frames are 0.
-
-        Raises:
-            MediaError: sound of another shape. TokenError: lengths or a budget out of range.
-        """
-        if num_tokens not in (None, 1):
-            raise TokenError(f"num_tokens is {num_tokens} codebooks; this model has 1.")
-
-        def codes_of(part: Tensor) -> Tensor:
-            return self.quantizer.encode(self._streams(part))[:, None]
-
-        return encode_by_length(x, lengths, self.hop, codes_of)
+    def codes_of_frames(self, frames: Sequence[Tensor], num_tokens: int | None = None) -> Tensor:
+        """Return the shared index (B, 1, F) of the frames (B, F, D) of both streams."""
+        return self.quantizer.encode(_by_stream(frames))[:, None]
 
     # -- tokens to sound and meaning -----------------------------------------------------------
 
@@ -256,18 +227,27 @@ class DualWavTokenizer(WavSynthesis):
         row = self.draw_row(x) if condition is None else condition
         losses: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         if tokens is None:
-            quantized = self.quantizer(self._streams(x))
-            z, losses, statistics = quantized.latents, quantized.losses, quantized.statistics
+            quantized = self.quantizer(_by_stream(self.frames_of(x)))
+            z, statistics, features = decoder_latents(self, quantized, self.quantizer.lookup)
+            losses = quantized.losses
+            if PERTURBED_CODES in features:
+                features[PERTURBED_CODES] = features[PERTURBED_CODES][:, None]
             extent = torch.full((len(x), 1), x.shape[-1], device=x.device)
             tokens = Tokens(quantized.codes[:, None], extent=extent)
         else:
             z = self.embed(tokens).transpose(1, 2)
         halves = self.quantizer.split(z)
         frames = torch.arange(z.shape[1], device=z.device)
-        features = {
+        features |= {
             PREDICTION: self.semantic_decoder(halves[SEMANTIC]),
             MOMENTS: (frames + 0.5) * (self.hop / self.sample_rate),
         }
         sound = self.synthesise(halves[ACOUSTIC], row)[..., : x.shape[-1]]
         return TrainingOutput(sound, tokens, losses, statistics, features=features)
+
+
+def _by_stream(frames: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Name what the encoders say."""
+    return dict(zip((SEMANTIC, ACOUSTIC), frames, strict=True))

@@ -13,6 +13,7 @@ from audio_tok.official_keys import official_names, weight_norm_parts
 from audio_tok.wav_tokenizer import WavTokenizer
 from audio_tok.weight_norm import fold_weight_norm
 from tok_core.errors import WeightsError
+from tok_core.official_fit import check_names
 from tok_core.official_weights import read_state
 
 _FILES = ("*.ckpt", "*.safetensors", "*.bin", "*.pt")
@@ -93,12 +94,7 @@ def _check_window(window: Tensor, n_fft: int, name: str) -> None:
 def _fill(model: WavTokenizer, state: dict[str, Tensor], name: str) -> None:
     names = official_names(model)
     wanted = [part for own in names.values() for part in weight_norm_parts(own) or (own,)]
-    lacking, unknown = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    if lacking or unknown:
-        raise WeightsError(
-            f"{name} does not fit WavTokenizer: it lacks {_some(lacking)} and has the unknown "
-            f"{_some(unknown)}."
-        )
+    check_names(wanted, state, name, "WavTokenizer")
     ours: dict[str, Tensor] = {}
     for own, mine in model.state_dict().items():
         official = names[own]
@@ -124,8 +120,3 @@ def _tensor(state: Mapping[str, Tensor], official: str, name: str) -> Tensor:
             f"{tuple(direction.shape)}; one length per output channel is legal."
         )
     return fold_weight_norm(length, direction)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "nothing") + more

@@ -1,5 +1,6 @@
 """What a causal codec has to remember between two chunks of a stream, and nothing more.
 
+    encoder      what its convolutions and its LSTM remember
     convolution  the last (k - 1) d + 1 - s inputs, and inputs that do not fill a stride yet
     attention    keys and values of the last W frames
     overlap-add  the n - h samples that later frames still add to
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 
 from audio_tok.padded_conv import PaddedConv1d
 from audio_tok.position_net import ResidualBlock, TimeAttention
+from audio_tok.seanet_encoder import SeanetEncoder, SeanetStage
+from tok_core.fast_elu import elu
 
 
 class ConvStream:
@@ -55,6 +58,53 @@ class ConvStream:
     def numbers(self) -> int:
         """Numbers remembered now."""
         return 0 if self.kept is None else self.kept.numel()
+
+
+class SeanetStream:
+    """A causal `SeanetEncoder` that takes sound in pieces of any length.
+
+    Example:
+        >>> stream = SeanetStream(SeanetEncoder(4, [2, 4], 6, causal=True))
+        >>> [stream.push(torch.zeros(1, n, 1), end=n == 3).shape[1] for n in (20, 3)]
+        [2, 1]
+    """
+
+    def __init__(self, encoder: SeanetEncoder) -> None:
+        self.encoder = encoder
+        self._first, self._last = ConvStream(encoder.first), ConvStream(encoder.last)
+        self._stages = [
+            (stage, ConvStream(stage.residual.narrow), ConvStream(stage.down))
+            for stage in encoder.stages
+            if isinstance(stage, SeanetStage)
+        ]
+        self._recurrent: tuple[Tensor, Tensor] | None = None
+
+    def push(self, x: Tensor, *, end: bool) -> Tensor:
+        """Map sound (B, n, 1) to the latents (B, m, D) that are complete now; m may be 0.
+
+        Args:
+            x: new samples, in any float format.
+            end: these were the last ones; a frame that has begun is filled with zeros.
+        """
+        y = self._first.push(x.to(self.encoder.first.weight.dtype))
+        for stage, narrow, down in self._stages:
+            if y.shape[1]:
+                y = elu(stage.residual.join(y, narrow.push(elu(y))))
+            y = down.finish(y) if end else down.push(y)
+        if not y.shape[1]:
+            return y.new_zeros(len(y), 0, self._last.conv.weight.shape[0])
+        if self.encoder.lstm is not None:
+            recurrent, self._recurrent = self.encoder.lstm(y, self._recurrent)
+            y = recurrent + y
+        return self._last.push(elu(y))
+
+    @property
+    def numbers(self) -> int:
+        """Numbers remembered now."""
+        convs = [self._first, self._last]
+        convs += [conv for _, narrow, down in self._stages for conv in (narrow, down)]
+        recurrent = sum(part.numel() for part in self._recurrent or ())
+        return recurrent + sum(conv.numbers for conv in convs)
 
 
 class ResidualStream:

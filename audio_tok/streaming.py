@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from audio_tok.position_net import PositionNet, ResidualBlock, TimeAttention
-from audio_tok.seanet_encoder import SeanetStage
-from audio_tok.stream_state import AttentionStream, ConvStream, OverlapAddStream, ResidualStream
+from audio_tok.stream_state import (
+    AttentionStream,
+    ConvStream,
+    OverlapAddStream,
+    ResidualStream,
+    SeanetStream,
+)
 from audio_tok.vocos_backbone import ConvNeXtBlock1d
 from audio_tok.wav_decoder import WavSynthesis
-from audio_tok.wav_tokenizer import WavTokenizer
+from audio_tok.wav_encoding import WavEncoding
 from tok_core.contract import Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError
-from tok_core.fast_elu import elu
 from tok_core.full_float32 import full_float32
 
 # Samples and frames that go through the network at once: a long chunk costs no more memory.
@@ -48,7 +52,7 @@ class StreamEncoder:
     """Sound to codes, chunk by chunk.
 
     Args:
-        codec: a causal `WavTokenizer` in eval mode.
+        codec: a causal `WavTokenizer` or `DualWavTokenizer` in eval mode.
         num_tokens: levels to keep, 1 to Q; None keeps all.
 
     Raises:
@@ -62,27 +66,16 @@ class StreamEncoder:
         (torch.Size([1, 1, 2]), torch.Size([1, 1, 1]))
     """
 
-    def __init__(self, codec: WavTokenizer, *, num_tokens: int | None = None) -> None:
+    def __init__(self, codec: WavEncoding, *, num_tokens: int | None = None) -> None:
         _check(codec)
-        if not isinstance(codec, WavTokenizer):
+        if not isinstance(codec, WavEncoding):
             raise ConfigError(
-                f"a {type(codec).__name__} came in; streams are encoded by a WavTokenizer: encode "
-                "whole sounds with this codec."
+                f"a {type(codec).__name__} came in, which cannot encode; give the whole codec that "
+                "it was taken from."
             )
-        levels = codec.settings.num_codebooks
-        if num_tokens is not None and not 1 <= num_tokens <= levels:
-            raise TokenError(
-                f"num_tokens is {num_tokens} codebooks; legal for this model is 1 to {levels}."
-            )
+        codec.check_levels(num_tokens)
         self.codec, self.num_tokens = codec, num_tokens
-        encoder = codec.encoder
-        self._first, self._last = ConvStream(encoder.first), ConvStream(encoder.last)
-        self._stages = [
-            (stage, ConvStream(stage.residual.narrow), ConvStream(stage.down))
-            for stage in encoder.stages
-            if isinstance(stage, SeanetStage)
-        ]
-        self._recurrent: tuple[Tensor, Tensor] | None = None
+        self._encoders = [SeanetStream(encoder) for encoder in codec.encoders]
         self._samples, self._batch, self._finished = 0, 0, False
 
     @torch.no_grad()
@@ -127,27 +120,15 @@ class StreamEncoder:
     @property
     def state_size(self) -> int:
         """Numbers remembered between chunks: bounded, however long the stream."""
-        convs = [self._first, self._last]
-        convs += [conv for _, narrow, down in self._stages for conv in (narrow, down)]
-        recurrent = sum(part.numel() for part in self._recurrent or ())
-        return recurrent + sum(conv.numbers for conv in convs)
+        return sum(encoder.numbers for encoder in self._encoders)
 
     def _run(self, x: Tensor, *, end: bool) -> Tensor:
-        encoder = self.codec.encoder
-        y = x.transpose(1, 2).to(self.codec.device, encoder.first.weight.dtype)
-        y = self._first.push(y)
-        for stage, narrow, down in self._stages:
-            if y.shape[1]:
-                y = elu(stage.residual.join(y, narrow.push(elu(y))))
-            y = down.finish(y) if end else down.push(y)
-        if not y.shape[1]:
+        y = x.transpose(1, 2).to(self.codec.device)
+        frames = [encoder.push(y, end=end).float() for encoder in self._encoders]
+        if not frames[0].shape[1]:
             levels = self.num_tokens or self.codec.settings.num_codebooks
             return torch.zeros(len(y), levels, 0, dtype=torch.int64, device=y.device)
-        if encoder.lstm is not None:
-            recurrent, self._recurrent = encoder.lstm(y, self._recurrent)
-            y = recurrent + y
-        z = self._last.push(elu(y))
-        return self.codec.quantizer.encode(z, self.num_tokens).transpose(1, 2).contiguous()
+        return self.codec.codes_of_frames(frames, self.num_tokens).contiguous()
 
 
 class StreamDecoder:

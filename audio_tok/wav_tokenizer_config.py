@@ -37,17 +37,37 @@ class AudioQuantizerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WavDecoderConfig:
+class SynthesisOptions:
+    """Sizes of the backbone and the head.
+
+    Args:
+        width, hidden, layers: of the backbone's ConvNeXt blocks.
+        attention: with the position net. condition_ids: rows of the adaptive norms.
+        dropout: inside the position net. n_fft: of the head; None is four times the hop.
+        magnitude_clip: largest magnitude of a bin.
+        attention_window: frames that attention looks back, in causal codecs only.
+    """
+
+    width: int = 768
+    hidden: int = 2304
+    layers: int = 12
+    attention: bool = True
+    condition_ids: int = 4
+    dropout: float = 0.1
+    n_fft: int | None = None
+    magnitude_clip: float = 100.0
+    attention_window: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WavDecoderConfig(SynthesisOptions):
     """What stands between codes and samples.
 
     Args:
         sample_rate: in Hz. hop: samples per frame.
         latent_dim: width of latents and codes. codebook_size: codes per level. num_codebooks: Q.
-        width, hidden, layers: of the backbone's ConvNeXt blocks.
-        attention: with the position net. condition_ids: rows of the adaptive norms.
-        dropout: inside the position net. n_fft: of the head.
-        magnitude_clip: largest magnitude of a bin.
-        causal: nothing depends on the future. attention_window: frames back, with ``causal`` only.
+        causal: nothing depends on the future.
+        the others: see `SynthesisOptions`; ``n_fft`` is always known.
     """
 
     sample_rate: int
@@ -55,16 +75,8 @@ class WavDecoderConfig:
     latent_dim: int
     codebook_size: int
     num_codebooks: int
-    width: int
-    hidden: int
-    layers: int
-    attention: bool
-    condition_ids: int
-    dropout: float
     n_fft: int
-    magnitude_clip: float
     causal: bool
-    attention_window: int | None
 
     @property
     def token_rate(self) -> float:

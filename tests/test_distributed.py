@@ -105,3 +105,13 @@ def test_processes_draw_their_own_lengths_and_resume_together(tmp_path: Path) ->
     for part in ("model", "ema", "optimizer", "discriminator_optimizer", "objective"):
         whole, cut = (_state(tmp_path / name, part) for name in ("whole", "cut"))
         assert all(torch.equal(whole[name], cut[name]) for name in whole), part
+
+
+def test_every_process_perturbs_items_of_its_own_batch(tmp_path: Path) -> None:
+    # Four pictures each: the official rule takes one of every process's own.
+    line = "perturbation={alpha: 1.0, beta: 0.25, delta: 16}"
+    _run(tmp_path, 2, "hybrid=1", "restarts=0", line, "train.steps=2", "log.validate_every=0",
+         "log.pictures_every=0", "log.save_every=0")  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    changed = [line["perturbation/changed"] for line in lines if "loss" in line]
+    assert len(changed) == 2 and all(0.15 < share <= 0.25 for share in changed)

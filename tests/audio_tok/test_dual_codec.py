@@ -28,8 +28,8 @@ RECIPES = sorted(FOLDER.glob("dual-codec-*.yaml"))
 PARAMETERS = {"dual-codec-tiny": 3.4, "dual-codec-smoke": 0.1}  # millions, as measured
 HOP = 16
 SMALL: dict[str, Any] = {
-    "strides": [2, 2, 4], "encoder_width": 4, "acoustic_dim": 6, "codebook_size": 32, "width": 32,
-    "hidden": 48, "layers": 2,
+    "strides": [2, 2, 4], "encoder_width": 4, "acoustic_dim": 6, "codebook_size": 32,
+    "decoder": {"width": 32, "hidden": 48, "layers": 2},
     "semantic": {"dim": 10, "encoder_width": 4, "width": 24, "hidden": 32, "layers": 1},
 }  # fmt: skip
 
@@ -40,6 +40,10 @@ def make(seed: int = 0, **options: Any) -> DualWavTokenizer:
     with torch.no_grad():
         model.head.out.weight.mul_(0.3)
     return model
+
+
+def causal(window: int) -> dict[str, Any]:
+    return {"causal": True, "decoder": SMALL["decoder"] | {"attention_window": window}}
 
 
 def sound(batch: int, samples: int, seed: int = 1) -> Tensor:
@@ -61,14 +65,17 @@ class TestCausal(TestDualWavTokenizer):
     code_parameter = "encoder.first.weight"
 
     def make(self) -> DualWavTokenizer:
-        return make(causal=True, attention_window=3, stream_weights={"acoustic": 2.0})
+        return make(**causal(3), stream_weights={"acoustic": 2.0})
 
 
 class TestTables(TestDualWavTokenizer):
     code_parameter = "quantizer.tables.acoustic"
 
     def make(self) -> DualWavTokenizer:
-        return make(lstm_layers=0, attention=False, quantizer={"dead_code_every": 2})
+        return make(
+            lstm_layers=0, decoder=SMALL["decoder"] | {"attention": False},
+            quantizer={"dead_code_every": 2},
+        )  # fmt: skip
 
     def test_given_tokens_skip_the_encoder(self, model: Any, x: Tensor) -> None:
         """Tables are used on the way from tokens to sound, encoders are not."""
@@ -84,7 +91,7 @@ class TestTables(TestDualWavTokenizer):
 def test_the_index_is_the_nearest_of_both_halves_together() -> None:
     model, x = make(stream_weights={"semantic": 1.0, "acoustic": 0.7}), sound(2, 320)
     with torch.no_grad():
-        streams = model._streams(x)
+        streams = dict(zip(("semantic", "acoustic"), model.frames_of(x), strict=True))
         distance = torch.zeros(2, 20, 32)
         for name, weight in (("semantic", 1.0), ("acoustic", 0.7)):
             z = F.normalize(streams[name], dim=-1)
@@ -150,7 +157,7 @@ def test_unequal_lengths_and_what_does_not_fit() -> None:
         assert torch.equal(tokens.codes[i, :, :frames], alone.codes[0])
         assert torch.allclose(out[i, :, :length], model.decode(alone)[0], atol=1e-5)
         assert not model.embed(tokens, stream="semantic")[i, :, frames:].any()
-    with pytest.raises(TokenError, match="this model has 1"):
+    with pytest.raises(TokenError, match="for this model is 1 to 1"):
         model.encode(x, num_tokens=2)
     with pytest.raises(TokenError, match="lengths"):
         model.encode(x, lengths=torch.tensor([334, 1, 1]))
@@ -170,6 +177,7 @@ def test_unequal_lengths_and_what_does_not_fit() -> None:
         ({"stream_weights": {"pixel": 1.0}}, "pixel"),
         ({"strides": []}, "strides"),
         ({"acoustic_dim": 0}, "acoustic_dim"),
+        ({"decoder": {"wide": 3}}, "decoder has the unknown option 'wide'"),
         ({"causal": True}, "attention_window"),
     ],
 )
@@ -182,7 +190,7 @@ def test_illegal_configs_are_one_sentence(options: dict[str, Any], words: str) -
 
 
 def test_the_decoder_alone_is_an_ordinary_one(tmp_path: Path) -> None:
-    model, x = make(causal=True, attention_window=4), sound(1, 333)
+    model, x = make(**causal(4)), sound(1, 333)
     save_decoder(model, tmp_path)
     decoder = WavDecoder.from_pretrained(tmp_path)
     tokens = model.encode(x)
@@ -193,8 +201,34 @@ def test_the_decoder_alone_is_an_ordinary_one(tmp_path: Path) -> None:
         parts = [session.push(tokens.codes[..., i : i + 3]) for i in range(0, 21, 3)]
         wave = torch.cat([*parts, session.finish(333)], -1)
         assert torch.allclose(wave, model.decode(tokens), atol=1e-4)
-    with pytest.raises(ConfigError, match="WavTokenizer"):
-        StreamEncoder(model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 333])
+def test_a_causal_codec_encodes_a_stream(chunk: int) -> None:
+    """Both encoders see nothing of the future, so neither does the shared index."""
+    model, x = make(**causal(4), lstm_layers=1), sound(2, 333)
+    whole, session = model.encode(x), StreamEncoder(model)
+    sizes = set()
+    parts = []
+    for part in x.split(chunk, 2):
+        parts.append(session.push(part))
+        sizes.add(session.state_size)
+    last = session.finish()
+    assert torch.equal(torch.cat([*parts, last.codes], 2), whole.codes)
+    assert last.extent is not None and last.extent.tolist() == [[333], [333]]
+    # Two encoders are remembered, and nothing grows with the stream.
+    assert max(sizes) < 2 * 2000
+    with pytest.raises(TokenError, match="legal for this model is 1 to 1"):
+        StreamEncoder(model, num_tokens=2)
+
+
+def test_what_cannot_encode_a_stream_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not causal"):
+        StreamEncoder(make())
+    model = make(**causal(4))
+    save_decoder(model, tmp_path)
+    with pytest.raises(ConfigError, match="cannot encode"):
+        StreamEncoder(WavDecoder.from_pretrained(tmp_path))  # type: ignore[arg-type]
 
 
 # -- training ------------------------------------------------------------------------------------

@@ -269,7 +269,7 @@ def test_a_teacher_is_no_state_of_the_run(hubert: Path) -> None:
     made.load_state_dict(made.state_dict())
     codec = DualWavTokenizer(
         sample_rate=RATE, strides=[4, 4, 10], encoder_width=4, acoustic_dim=8, codebook_size=16,
-        width=32, hidden=32, layers=1, lstm_layers=0, attention=False,
+        lstm_layers=0, decoder={"width": 32, "hidden": 32, "layers": 1, "attention": False},
         semantic={"dim": 6, "encoder_width": 4, "width": 16, "hidden": 16, "layers": 1,
                   "features": 24},
     )  # fmt: skip
