@@ -1,28 +1,32 @@
-"""The image part of the demo: photographs at several budgets beside JPEG and WebP."""
+"""The image part of the demo: photographs at several budgets beside other codecs."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from eval import picture_codecs
+from tessera.demo_companions import shipped_companions, show_companions
+from tessera.demo_rows import (
+    Photograph,
+    classic_row,
+    distance,
+    encoded,
+    rate,
+    token_row,
+    warm_up,
+)
 from tessera.files import make_folder
 from tessera.modality import open_codec
 from tessera.pipeline import Row
-from tok_core.errors import ConfigError, TesseraError
-from tok_core.token_file import read_token_file, write_token_file
+from tok_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from tok_core.contract import Tokenizer
 
-T = TypeVar("T")
 SHOWN_CODECS = ("JPEG", "WebP")
 COLUMNS = {
     "budget": ("budget", "s"),
@@ -46,15 +50,6 @@ class Section:
     columns: dict[str, tuple[str, str]] = field(default_factory=lambda: dict(COLUMNS))
 
 
-@dataclass
-class Photograph:
-    """One photograph with everything that was made of it, in the order of the grid."""
-
-    name: str
-    original: Image
-    shown: list[tuple[Row, Image]] = field(default_factory=list)
-
-
 def held_out_photographs() -> list[Path]:
     """Return the photographs that no model of this project is ever trained on."""
     from assets import asset_path
@@ -73,6 +68,7 @@ def image_demo(
     policy: str = "tile",
     device: str = "auto",
     batch_size: int = 16,
+    companions: Mapping[str, Path] | None = None,
 ) -> Section:
     """Encode photographs at several budgets, write everything, return the table.
 
@@ -85,6 +81,8 @@ def image_demo(
         policy: ``resize``, ``crop`` or ``tile``.
         device: ``auto``, ``cpu``, ...
         batch_size: network inputs per call.
+        companions: folders of further models by name, each shown with all its tokens; None takes
+            the shipped ones beside the default model, and none beside another.
 
     Example:
         >>> image_demo(Path("out"), budgets=[16, 64]).rows[0]["psnr"]  # doctest: +SKIP
@@ -102,12 +100,15 @@ def image_demo(
     else:
         sources = held_out_photographs()
     counts = _budgets(tokenizer, budgets)
-    _warm_up(tokenizer, batch_size)
+    warm_up(tokenizer, batch_size)
     for folder in ("tokens", "pictures"):
         make_folder(output / folder)
     photographs = [
         _code(tokenizer, source, counts, options, output) for source in sources
     ]  # fmt: skip
+    if companions is None:
+        companions = shipped_companions() if model is None else {}
+    show_companions(photographs, sources, companions, options, output, device)
     curves = _classic_curves(photographs)
     rows = _means(photographs)
     made = [draw_grid(photographs, output / "grid.png")]
@@ -140,75 +141,21 @@ def _code(
     output: Path,
 ) -> Photograph:  # fmt: skip
     """Take one photograph through every budget and both classic codecs."""
-    codec = open_codec(tokenizer, **options)
+    codec: Any = open_codec(tokenizer, **options)
     signal = codec.read(source)
     # One encoder run serves every budget; the smaller ones are its prefixes.
-    [whole], encode_ms = _timed(partial(codec.encode, [signal]))
-    photograph = Photograph(source.stem, codec.picture(signal))  # type: ignore[attr-defined]
+    whole, encode_ms = encoded(codec, signal)
+    photograph = Photograph(source.stem, codec.picture(signal))
     for count in budgets:
-        path = output / "tokens" / f"{source.stem}_{count:03d}.tok"
-        shortened = codec.shortened(_good(whole).file, count)  # type: ignore[attr-defined]
-        size = write_token_file(path, shortened, force=True)
-        file = read_token_file(path, expect_code_hash=tokenizer.code_hash())
-        [decoded], decode_ms = _timed(partial(codec.decode, [file]))
-        codec.write(output / "pictures" / f"{path.stem}.png", decoded, force=True)
-        row: Row = {"budget": f"{count} tokens", **codec.rate(file, size)}
-        row |= codec.compare(signal, decoded) | {"encode_ms": encode_ms, "decode_ms": decode_ms}
-        photograph.shown.append((row, codec.picture(decoded)))  # type: ignore[attr-defined]
+        name, facts = f"{source.stem}_{count:03d}", {"budget": f"{count} tokens"}
+        shortened = codec.shortened(whole.file, count)
+        row, picture = token_row(codec, signal, shortened, output, name, facts)
+        photograph.shown.append((row | {"encode_ms": encode_ms}, picture))
     # The smallest budget: most pictures have no JPEG or WebP file that small.
     smallest = photograph.shown[0][0]["bytes"]
     for kind in SHOWN_CODECS:
-        photograph.shown.append(_classic(photograph.original, kind, smallest))
+        photograph.shown.append(classic_row(photograph.original, kind, smallest, kind))
     return photograph
-
-
-def _warm_up(tokenizer: Tokenizer, batch_size: int) -> None:
-    """Run one batch unmeasured: the first call chooses kernels and takes memory."""
-    import torch
-
-    height, width = tokenizer.spec.image_size or (64, 64)
-    inputs = torch.zeros(batch_size, 3, height, width, device=tokenizer.device)
-    tokenizer.decode(tokenizer.encode(inputs))
-
-
-def _good(result: T | TesseraError) -> T:
-    """Return a result, or raise the sentence that stands in its place."""
-    if isinstance(result, TesseraError):
-        raise result
-    return result
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
-    result = work()
-    return result, 1000 * (time.perf_counter() - start)
-
-
-def _classic(original: Image, kind: str, size: int) -> tuple[Row, Image]:
-    coded = picture_codecs.nearest_size(original, kind, size)
-    _, encode_ms = _timed(lambda: picture_codecs.encode(original, kind, coded.quality))
-    picture, decode_ms = _timed(lambda: picture_codecs.decode(coded.data))
-    row = {"budget": kind, "quality": coded.quality, **_rate(original, len(coded.data))}
-    row |= _distance(original, picture) | {"encode_ms": encode_ms, "decode_ms": decode_ms}
-    return row, picture
-
-
-def _rate(original: Image, size: int) -> Row:
-    return {"bytes": size, "bits_per_pixel": 8 * size / (original.width * original.height)}
-
-
-def _distance(original: Image, picture: Image) -> Row:
-    from tok_core.image_measures import psnr, ssim
-
-    a, b = (_bytes(image) for image in (picture, original))
-    return {"psnr": float(psnr(a, b)), "ssim": float(ssim(a, b))}
-
-
-def _bytes(picture: Image) -> Any:
-    import numpy as np
-    import torch
-
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
 
 
 def _classic_curves(photographs: Sequence[Photograph]) -> dict[str, list[Row]]:
@@ -220,8 +167,8 @@ def _classic_curves(photographs: Sequence[Photograph]) -> dict[str, list[Row]]:
             rows = []
             for photograph in photographs:
                 data = picture_codecs.encode(photograph.original, kind, quality)
-                row = _rate(photograph.original, len(data))
-                rows.append(row | _distance(photograph.original, picture_codecs.decode(data)))
+                row = rate(photograph.original, len(data))
+                rows.append(row | distance(photograph.original, picture_codecs.decode(data)))
             curves[kind].append({"quality": quality} | _mean(rows))
     return curves
 
@@ -229,7 +176,8 @@ def _classic_curves(photographs: Sequence[Photograph]) -> dict[str, list[Row]]:
 def _means(photographs: Sequence[Photograph]) -> list[Row]:
     """Return one row per column of the grid: the mean over the photographs."""
     columns = zip(*([row for row, _ in p.shown] for p in photographs), strict=True)
-    return [{"budget": rows[0]["budget"]} | _mean(rows) for rows in columns]
+    kept = ("budget", "model")
+    return [{key: rows[0][key] for key in kept if key in rows[0]} | _mean(rows) for rows in columns]
 
 
 def _mean(rows: Sequence[Row]) -> Row:

@@ -14,14 +14,14 @@ from tok_core.atomic_write import write_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tessera.demo_images import Photograph
+    from tessera.demo_rows import Photograph
 
 CELL, GAP, TEXT = 320, 8, 17  # pixels: width of a picture, space between, height of letters
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
 def draw_grid(photographs: Sequence[Photograph], path: Path) -> Path:
-    """Write one row per photograph: the original, then each budget, then JPEG and WebP.
+    """Write one row per photograph: the original, then everything that was made of it.
 
     Args:
         photographs: at least one, each with the same columns.
@@ -67,7 +67,8 @@ def draw_plot(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], path: Pa
     """Write PSNR and SSIM over bits per pixel, whole files counted; None without matplotlib.
 
     Args:
-        rows: means over the photographs; those with ``tokens`` are ours.
+        rows: means over the photographs; those with ``tokens`` are ours, those that also name a
+            ``model`` of another one.
         curves: rows per classic codec, by name.
         path: PNG file; replaced when it exists.
     """
@@ -79,7 +80,8 @@ def draw_plot(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], path: Pa
         return None
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    ours = [row for row in rows if "tokens" in row]
+    ours = [row for row in rows if "tokens" in row and "model" not in row]
+    others = [row for row in rows if "model" in row]
     for axes, key, label in zip(
         figure.subplots(1, 2), ("psnr", "ssim"), ("PSNR (dB)", "SSIM"), strict=True
     ):
@@ -90,6 +92,9 @@ def draw_plot(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], path: Pa
             words = str(row["budget"])
             at = (row["bits_per_pixel"], row[key])
             axes.annotate(words, at, xytext=(6, -12), textcoords="offset points", fontsize=8)
+        for row, marker in zip(others, "sD^v", strict=False):
+            at = ([row["bits_per_pixel"]], [row[key]])
+            axes.plot(*at, marker=marker, linestyle="none", label=str(row["model"]))
         axes.set_xscale("log")
         axes.set_xlabel("bits per pixel (whole file)")
         axes.set_ylabel(label)
