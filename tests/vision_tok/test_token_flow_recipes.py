@@ -28,6 +28,7 @@ SHRINK = [
     "model.config.codebook_size=32", f"model.config.semantic_encoder={TOWER}",
     "model.config.semantic_decoder={width: 32, heads: 2, depth: 1, target_dim: 128}",
     "model.config.encoder_sizes={channels: 32, multipliers: [1, 1], res_blocks: 1}",
+    "model.config.decoder_sizes={channels: 32, multipliers: [1, 1], res_blocks: 1}",
     "objective.perceptual=weightless",
 ]  # fmt: skip
 ADVERSARY = [
@@ -56,7 +57,7 @@ def test_tiny_recipe_fits_six_megabytes() -> None:
         model: Any = model_class("TokenFlow")(**config.model.config)
     count = sum(tensor.numel() for tensor in model.state_dict().values())
     assert 2 * count < 6_000_000 and config.export.dtype == "float16"
-    assert model.spec.image_size == (128, 128) and model.spec.bits == (12,)
+    assert model.spec.image_size == (64, 64) and model.spec.bits == (12,)
     assert model.settings.semantic_decoder.target_dim == 128
 
 

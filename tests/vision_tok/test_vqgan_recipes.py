@@ -55,8 +55,7 @@ def test_the_shipped_size_and_rate() -> None:
     stored = sum(t.numel() for t in model.state_dict().values()) * 2 / 1e6
     assert config.export.dtype == "float16" and stored <= MEGABYTES
     assert model.spec.grid == (16, 16) and model.spec.bits == (12,)
-    # Fully convolutional: it trains on crops of a quarter of the size.
-    assert model.spec.image_size == (128, 128) and config.data.size == 64
+    assert model.spec.image_size == (128, 128) and config.data.size == 128
 
 
 @pytest.mark.parametrize("name", ["llamagen-vq-16", "var-vqvae"])
