@@ -80,6 +80,15 @@ class Autoencoder(ModelMixin, ConfigMixin):
     # Config keys that change codes without changing a tensor (l2 normalisation, reshapes...).
     code_config: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def codes_are_frozen(self) -> bool:
+        """Whether nothing that decides codes trains (decoder-only training, stage 2)."""
+        return not any(
+            p.requires_grad
+            for name, p in self.named_parameters()
+            if name.startswith(self.code_prefixes)
+        )
+
     def latents(self, x: Tensor) -> Tensor:
         """Map the signal to latents before quantization."""
         raise TypeError(f"{type(self).__name__} does not define latents")

@@ -70,6 +70,8 @@ class RobusTok(OfficialSource, Tokenizer):
             linearly over the blocks.
         layer_scale: what the learned factors of every block's branches start at: 1e-5 for weights
             of DINOv2; a network that starts from nothing learns sooner with 0.1 to 1.
+        position_start: what the position tables start at: ``normal`` numbers, or ``sincos``, which
+            a network that starts from nothing needs to find out which query sees which patch.
 
     Raises:
         ConfigError: unknown options, illegal values, options that exclude each other.
@@ -110,6 +112,7 @@ class RobusTok(OfficialSource, Tokenizer):
         layer_norm_eps: float = 1e-6,
         drop_path: float = 0.1,
         layer_scale: float = 1e-5,
+        position_start: str = "normal",
     ) -> None:
         settings = parse_robus_tok_config(locals())
         super().__init__()
@@ -323,15 +326,6 @@ class RobusTok(OfficialSource, Tokenizer):
         if self.training:
             features[LAST_LAYER] = self.decoder.to_pixel.weight
         return TrainingOutput(self._paint(z), tokens, losses, statistics, features=features)
-
-    @property
-    def codes_are_frozen(self) -> bool:
-        """Whether nothing that decides codes trains (decoder-only training)."""
-        return not any(
-            p.requires_grad
-            for name, p in self.named_parameters()
-            if name.startswith(self.code_prefixes)
-        )
 
     def _semantic(
         self, clean: Quantized, seen: Tensor, teacher: Tensor

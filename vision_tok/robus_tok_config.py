@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from tok_core.errors import ConfigError, nearest
 from tok_core.json_options import parse_part
 from tok_core.quantizer_dropout import QuantizerDropout
 from tok_core.scales import Scales
 from vision_tok.titok_config import QuantizerOptions
-from vision_tok.vision_tower import TowerSizes
+from vision_tok.vision_tower import PositionStart, TowerSizes
 from vision_tok.vqgan_config import MultiScaleOptions
 
 KINDS = ("vector", "multi_scale", "binary")
@@ -110,6 +110,7 @@ class RobusTokConfig:
         drop_path: chance of the last blocks' branches to be left out in training; it rises to that
             linearly over the blocks.
         layer_scale: what the learned factors of every block's branches start at.
+        position_start: what both position tables start as, ``normal`` or ``sincos``.
     """
 
     image_size: int
@@ -128,6 +129,7 @@ class RobusTokConfig:
     eps: float
     drop_path: float
     layer_scale: float
+    position_start: PositionStart
 
     @property
     def grid(self) -> int:
@@ -192,7 +194,7 @@ def parse_robus_tok_config(values: Mapping[str, Any]) -> RobusTokConfig:
         encoder=parse_part(SideOptions, "encoder_size", values["encoder_size"] or {}),
         decoder=parse_part(SideOptions, "decoder_size", values["decoder_size"] or {}),
         eps=values["layer_norm_eps"], drop_path=values["drop_path"],
-        layer_scale=values["layer_scale"],
+        layer_scale=values["layer_scale"], position_start=values["position_start"],
     )  # fmt: skip
     _check(config)
     return config
@@ -237,6 +239,11 @@ def _check(config: RobusTokConfig) -> None:
         raise ConfigError(
             f"semantic_branches is '{config.semantic_branches}'; legal are "
             f"{' and '.join(SEMANTIC_BRANCHES)}"
+        )
+    starts = get_args(PositionStart)
+    if config.position_start not in starts:
+        raise ConfigError(
+            f"position_start is '{config.position_start}'; legal are {' and '.join(starts)}"
         )
     for name, side in (("encoder_size", config.encoder), ("decoder_size", config.decoder)):
         if side.layers < 1:

@@ -41,8 +41,9 @@ class RobusTokDecoder(nn.Module):
         self.grid, self.code_grid = config.grid, config.code_grid
         self.patch_size = config.patch_size
         self.tower = VisionTower(
-            config.tower(side), positions="antialias", drop_path=config.drop_path, sees=False
-        )
+            config.tower(side), positions="antialias", drop_path=config.drop_path,
+            position_start=config.position_start, sees=False,
+        )  # fmt: skip
         self.mask_token = nn.Parameter(torch.empty(side.width))
         self.level_table = level_table(2, side.width)
         self.to_pixel = Linear(side.width, 3 * config.patch_size**2)

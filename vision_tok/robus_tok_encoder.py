@@ -41,8 +41,9 @@ class RobusTokEncoder(nn.Module):
         side = config.encoder
         self.branches, self.code_grid = config.branches, config.code_grid
         self.tower = VisionTower(
-            config.tower(side), positions="antialias", drop_path=config.drop_path
-        )
+            config.tower(side), positions="antialias", drop_path=config.drop_path,
+            position_start=config.position_start,
+        )  # fmt: skip
         queries = config.branches * config.code_grid**2
         self.latent_tokens = nn.Parameter(torch.empty(queries, side.width))
         self.level_table = level_table(1 + config.branches, side.width)

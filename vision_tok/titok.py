@@ -229,15 +229,6 @@ class TiTok(TiTokNetwork, Tokenizer):
         out = self._output(z, tokens, losses, statistics, condition)
         return out._replace(features={**out.features, **features})
 
-    @property
-    def codes_are_frozen(self) -> bool:
-        """Whether neither encoder nor codebook trains (decoder-only training, stage 2)."""
-        return not any(
-            p.requires_grad
-            for name, p in self.named_parameters()
-            if name.startswith(self.code_prefixes)
-        )
-
     def _output(
         self, z: Tensor, tokens: Tokens, losses: dict[str, Tensor],
         statistics: dict[str, Tensor], condition: Tensor | None,

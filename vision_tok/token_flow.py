@@ -314,15 +314,6 @@ class TokenFlow(OfficialSource, Tokenizer):
         picture = self._paint(parts[PIXEL])
         return TrainingOutput(picture, tokens, losses, statistics, features=features)
 
-    @property
-    def codes_are_frozen(self) -> bool:
-        """Whether nothing that decides codes trains (decoder-only training)."""
-        return not any(
-            p.requires_grad
-            for name, p in self.named_parameters()
-            if name.startswith(self.code_prefixes)
-        )
-
     def _dropped_scale(self) -> int | None:
         """Draw the scale to drop while the quantizer is frozen, which then draws none itself."""
         count, chance = len(self.settings.scales), self.settings.quantizer.scale_drop

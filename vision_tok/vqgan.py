@@ -285,15 +285,6 @@ class VQGAN(OfficialSource, Tokenizer):
             features[LAST_LAYER] = self.decoder.conv_out.weight
         return TrainingOutput(picture, tokens, losses, statistics, features=features)
 
-    @property
-    def codes_are_frozen(self) -> bool:
-        """Whether nothing that decides codes trains (decoder-only training)."""
-        return not any(
-            p.requires_grad
-            for name, p in self.named_parameters()
-            if name.startswith(self.code_prefixes)
-        )
-
     def _quantize(self, raw: Tensor) -> Quantized:
         if isinstance(self.quantizer, MultiScaleQuantizer):
             return self.quantizer(raw)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from audio_tok.audio_objective import AudioObjective, AudioObjectiveConfig
 from audio_tok.dual_wav_tokenizer import DualWavTokenizer
+from tests.two_processes import assert_alike, half, in_two, joined
 from tok_core.run_config import from_mapping
 
 BATCH, STEPS = 4, 3
@@ -31,7 +28,7 @@ OBJECTIVE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def train(own: slice, kind: str) -> dict[str, Tensor]:
+def train(rank: int | None, kind: str) -> dict[str, Tensor]:
     """Take some steps; return the last gradients, the losses, the tables and the statistics."""
     torch.manual_seed(3)
     bare = DualWavTokenizer(
@@ -40,12 +37,11 @@ def train(own: slice, kind: str) -> dict[str, Tensor]:
         decoder={"width": 32, "hidden": 32, "layers": 1, "attention": False, "condition_ids": 1},
         codebook_size=12, quantizer=KINDS[kind],
     ).train()  # fmt: skip
-    model: Any = bare
-    if dist.is_initialized():
-        model = DistributedDataParallel(bare, find_unused_parameters=True, broadcast_buffers=False)
+    model = joined(bare, find_unused_parameters=True, broadcast_buffers=False)
     objective = AudioObjective(from_mapping(AudioObjectiveConfig, OBJECTIVE))
     optimizer = torch.optim.SGD(bare.parameters(), lr=1e-3)
-    x = (torch.rand(BATCH, 1, 1600, generator=torch.Generator().manual_seed(0)) - 0.5)[own]
+    x = torch.rand(BATCH, 1, 1600, generator=torch.Generator().manual_seed(0)) - 0.5
+    x = x[half(rank, BATCH)]
     found: dict[str, Tensor] = {}
     for step in range(STEPS):
         out = model(x)
@@ -59,24 +55,7 @@ def train(own: slice, kind: str) -> dict[str, Tensor]:
     return found | {f"state/{n}": t.float() for n, t in bare.quantizer.state_dict().items()}
 
 
-def work(rank: int, folder: str, kind: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    half = BATCH // 2
-    torch.save(train(slice(rank * half, (rank + 1) * half), kind), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_are_one(tmp_path: Path, kind: str) -> None:
-    expected = train(slice(None), kind)
-    mp.spawn(work, args=(str(tmp_path), kind), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert expected.keys() == first.keys()
-    for name, value in expected.items():
-        assert torch.equal(first[name], second[name]), name
-        largest = float(value.abs().max())
-        torch.testing.assert_close(first[name], value, rtol=2e-3, atol=2e-3 * largest + 1e-8)
+    both = in_two(train, tmp_path, kind)
+    assert_alike(train(None, kind), *both, tolerance=2e-3, floor=1e-8)

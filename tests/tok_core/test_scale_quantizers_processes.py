@@ -4,17 +4,13 @@ scales, alone and as branches, and with dropped scales.
 
 from __future__ import annotations
 
-import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from tests.two_processes import WHOLE, half, in_two, joined
 from tok_core.binary_spherical import BinarySphericalQuantizer
 from tok_core.dual_codebook import DualCodebook
 from tok_core.multi_scale_quantizer import MultiScaleQuantizer
@@ -77,8 +73,7 @@ def train(name: str, own: slice) -> dict[str, Tensor]:
     """Return everything a run leaves behind: state, statistics, gradients."""
     torch.manual_seed(7)
     plain = Projected(name).train()
-    together = dist.is_initialized()
-    model = DistributedDataParallel(plain, broadcast_buffers=False) if together else plain
+    model = joined(plain, broadcast_buffers=False)
     seen: dict[str, Tensor] = {}
     for step in range(STEPS):
         plain.zero_grad()
@@ -92,23 +87,14 @@ def train(name: str, own: slice) -> dict[str, Tensor]:
     return seen | {key: value.clone() for key, value in plain.state_dict().items()}
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    own = slice(0, BATCH // 2) if rank == 0 else slice(BATCH // 2, None)
-    torch.save({name: train(name, own) for name in RECIPES}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def share(rank: int) -> dict[str, dict[str, Tensor]]:
+    return {name: train(name, half(rank, BATCH)) for name in RECIPES}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    folder: Path = tmp_path_factory.mktemp("two_processes")
-    mp.spawn(work, args=(str(folder),), nprocs=2)
-    alone = {name: train(name, slice(None)) for name in RECIPES}
-    return [alone, *(torch.load(folder / f"{rank}.pt") for rank in (0, 1))]
+    alone = {name: train(name, WHOLE) for name in RECIPES}
+    return [alone, *in_two(share, tmp_path_factory.mktemp("two_processes"))]
 
 
 @pytest.mark.parametrize("name", RECIPES)

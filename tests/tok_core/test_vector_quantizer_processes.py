@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
 
+from tests.two_processes import WHOLE, half, in_two, joined
 from tok_core.codebook_usage import CodebookUsage
 from tok_core.kmeans import kmeans
 from tok_core.vector_quantizer import VectorQuantizer
@@ -38,8 +34,7 @@ def train(name: str, own: slice) -> dict[str, torch.Tensor]:
     torch.manual_seed(7)
     quantizer = VectorQuantizer(CODES, DIM, **(RECIPES | RANK0)[name]).train()
     learns = quantizer.codebook.requires_grad
-    wrap = dist.is_initialized() and learns
-    model = DistributedDataParallel(quantizer) if wrap else quantizer
+    model = joined(quantizer) if learns else quantizer
     seen: dict[str, torch.Tensor] = {}
     for step in range(STEPS):
         result = model(batch(step)[own])
@@ -65,29 +60,19 @@ def measure(own: slice, uneven: slice) -> dict[str, torch.Tensor]:
 
 
 def run(own: slice, uneven: slice) -> dict[str, dict[str, torch.Tensor]]:
-    torch.set_num_threads(1)
     trained = {name: train(name, own) for name in RECIPES | RANK0}
     return {"measures": measure(own, uneven), **trained}
 
 
-def work(rank: int, folder: str) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    own = slice(0, 20) if rank == 0 else slice(20, None)
-    uneven = slice(0, 13) if rank == 0 else slice(13, None)
-    torch.save(run(own, uneven), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def share(rank: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Unequal parts where k-means gathers."""
+    return run(half(rank, 40), slice(0, 13) if rank == 0 else slice(13, None))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    folder: Path = tmp_path_factory.mktemp("two_processes")
-    mp.spawn(work, args=(str(folder),), nprocs=2)
-    whole = slice(None)
-    alone = run(whole, whole) | {"rank0": train("rank0", slice(0, 20))}
-    return [alone, *(torch.load(folder / f"{rank}.pt") for rank in (0, 1))]
+    both = in_two(share, tmp_path_factory.mktemp("two_processes"))
+    return [run(WHOLE, WHOLE) | {"rank0": train("rank0", half(0, 40))}, *both]
 
 
 @pytest.mark.parametrize("name", ["measures", *RECIPES])

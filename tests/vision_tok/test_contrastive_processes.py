@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from tests.two_processes import half, in_two, joined
 from vision_tok.contrastive_loss import contrastive_loss
 
 ITEMS, WIDTH, CODE = 6, 5, 4
@@ -27,11 +24,11 @@ class Pair(nn.Module):
         return self.shared(teacher), self.shared(self.own(x))
 
 
-def gradients(own: slice) -> dict[str, Tensor]:
+def gradients(rank: int | None) -> dict[str, Tensor]:
     """Losses and gradients of both forms."""
     torch.manual_seed(1)
     bare = Pair()
-    model = DistributedDataParallel(bare) if dist.is_initialized() else bare
+    model, own = joined(bare), half(rank, ITEMS)
     x, teacher = torch.randn(2, ITEMS, WIDTH, generator=torch.Generator().manual_seed(2))
     found = {}
     for normalize in (False, True):
@@ -44,21 +41,9 @@ def gradients(own: slice) -> dict[str, Tensor]:
     return found
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=120),
-    )  # fmt: skip
-    half = ITEMS // 2
-    torch.save(gradients(slice(rank * half, (rank + 1) * half)), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    expected = gradients(slice(None))
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    expected = gradients(None)
+    first, second = in_two(gradients, tmp_path)
     assert len(expected) == 10
     for name, value in expected.items():
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-6)

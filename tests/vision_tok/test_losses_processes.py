@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
+from tests.two_processes import half, in_two, joined
 from tok_core.contract import Tokens, TrainingOutput
 from vision_tok.dino_discriminator import DinoDiscriminator
 from vision_tok.discriminator_trunk import TrunkOptions, build_trunk
@@ -25,7 +22,7 @@ TRUNK = TrunkOptions(kind="random", readouts=(0, 1), sizes={
 })  # fmt: skip
 
 
-def train(own: slice, unused: bool, kind: str) -> dict[str, Tensor]:
+def train(rank: int | None, unused: bool, kind: str) -> dict[str, Tensor]:
     """Both players' gradients and LeCam's averages over some steps."""
     torch.manual_seed(3)
     dino = kind == "dino"
@@ -39,9 +36,9 @@ def train(own: slice, unused: bool, kind: str) -> dict[str, Tensor]:
     heads = DinoDiscriminator(build_trunk(TRUNK), virtual=BATCH // 2) if dino else None
     objective = ImageObjective(config, discriminator=heads)
     bare = objective.discriminator
-    if dist.is_initialized():
-        objective.discriminator = DistributedDataParallel(bare, find_unused_parameters=unused)
+    objective.discriminator = joined(bare, find_unused_parameters=unused)
     optimizer = torch.optim.SGD(bare.parameters(), lr=0.05)
+    own = half(rank, BATCH)
     seen: dict[str, Tensor] = {}
     for step in range(STEPS):
         generator = torch.Generator().manual_seed(step)
@@ -60,22 +57,10 @@ def train(own: slice, unused: bool, kind: str) -> dict[str, Tensor]:
     return seen | {k: v.clone() for k, v in objective.lecam.state_dict().items()}
 
 
-def work(rank: int, folder: str, unused: bool, kind: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    half = BATCH // 2
-    torch.save(train(slice(rank * half, (rank + 1) * half), unused, kind), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize(("kind", "unused"), [("patch", False), ("patch", True), ("dino", False)])
 def test_two_processes_are_one(tmp_path: Path, kind: str, unused: bool) -> None:
-    expected = train(slice(None), unused, kind)
-    mp.spawn(work, args=(str(tmp_path), unused, kind), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    expected = train(None, unused, kind)
+    first, second = in_two(train, tmp_path, unused, kind)
     for name, value in expected.items():
         pictures = name.startswith("picture/")
         ours = torch.cat((first[name], second[name])) if pictures else first[name]

@@ -426,6 +426,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"encoder_size": SIDE | {"heads": 5}}, "heads that divide the width"),
     ({"drop_path": 1.0}, "drop_path is 1.0"),
     ({"layer_scale": 0.0}, "layer_scale 0.0; give"),
+    ({"position_start": "cosine"}, "position_start is .cosine.; legal are normal and sincos"),
     ({"encoder_size": SIDE | {"layers": 0}}, "encoder_size has 0 layers"),
     ({"encoder_size": SIDE | {"depth": 3}}, "unknown option 'depth'"),
 ]  # fmt: skip

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
+from tests.two_processes import assert_alike, half, in_two, joined
 from vision_tok.image_objective import ImageObjective, ImageObjectiveConfig
 from vision_tok.vqgan import VQGAN
 
@@ -26,22 +23,20 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def train(own: slice, kind: str) -> dict[str, Tensor]:
+def train(rank: int | None, kind: str) -> dict[str, Tensor]:
     """Gradients of every parameter, the adaptive weight, the usage window."""
     torch.manual_seed(3)
     side = {"channels": 8, "multipliers": [1, 2], "res_blocks": 1}
     bare = VQGAN(
         encoder_sizes=side, z_channels=6, code_dim=4, codebook_size=16, norm_groups=4, **KINDS[kind]
     ).train()  # fmt: skip
-    model: Any = bare
-    if dist.is_initialized():
-        model = DistributedDataParallel(bare, find_unused_parameters=True, broadcast_buffers=False)
+    model = joined(bare, find_unused_parameters=True, broadcast_buffers=False)
     objective = ImageObjective(ImageObjectiveConfig(
         picture_range="signed", discriminator=True, discriminator_start=0,
         discriminator_channels=32, discriminator_stages=1, adaptive_weight=True,
     ))  # fmt: skip
     x = torch.rand(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    x = x[own]
+    x = x[half(rank, BATCH)]
     out = model(x)
     losses = objective.generator_losses(x, out, 0)
     torch.stack(list(losses.values())).sum().backward()
@@ -53,24 +48,7 @@ def train(own: slice, kind: str) -> dict[str, Tensor]:
     return found
 
 
-def work(rank: int, folder: str, kind: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    half = BATCH // 2
-    torch.save(train(slice(rank * half, (rank + 1) * half), kind), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_are_one(tmp_path: Path, kind: str) -> None:
-    expected = train(slice(None), kind)
-    mp.spawn(work, args=(str(tmp_path), kind), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert expected.keys() == first.keys()
-    for name, value in expected.items():
-        assert torch.equal(first[name], second[name]), name
-        largest = float(value.abs().max())
-        torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-3 * largest + 1e-9)
+    both = in_two(train, tmp_path, kind)
+    assert_alike(train(None, kind), *both, tolerance=1e-3, floor=1e-9)
