@@ -39,7 +39,7 @@ FULL: dict[str, dict[str, Any]] = {
     "audio": {
         "rate": 16000, "strides": [5, 4, 4, 2], "encoder_width": 16, "latent_dim": 16,
         "codes": 1024, "width": 160, "hidden": 480, "layers": 4, "segment": 8000,
-        "steps": 800, "batch": 16, "judged": 24,
+        "steps": 800, "batch": 16, "judged": 24, "sentences": 400,
     },
 }  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "audio": FULL["audio"] | {
         "encoder_width": 4, "codes": 64, "width": 16, "hidden": 16, "layers": 1, "segment": 4000,
-        "steps": 4, "batch": 10, "judged": 2,
+        "steps": 4, "batch": 10, "judged": 2, "sentences": 4,
     },
 }  # fmt: skip
 # Shares of replaced codes and neighbours that judge; delta counts per 1024 codes.
@@ -61,11 +61,27 @@ BETTER = {"frechet": "lower", "psnr": "higher", "mel_distance": "lower", "stoi":
 # -- training ------------------------------------------------------------------------------------
 
 
+def spoken(sizes: Mapping[str, Any], folder: Path) -> str:
+    """Speak the training sentences into files; the engine would take half of every step."""
+    from audio_tok.audio_data import AudioDataConfig, open_audio
+    from audio_tok.audio_writer import write_blocks
+
+    folder.mkdir()
+    rate = sizes["rate"]
+    data = AudioDataConfig(source="speech", segment=4 * rate, sample_rate=rate, seed=TRAINING_SEED)
+    source = open_audio(data)
+    for index in range(sizes["sentences"]):
+        sound = source.item(index)
+        write_blocks(folder / f"{index:04d}.wav", iter([sound]), rate, 1, force=False)
+    return str(folder)
+
+
 def recipe(
-    sense: str, sizes: Mapping[str, Any], seed: int, perturbation: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return the run config of one training as a plain mapping."""
-    parts = _image_parts(sizes) if sense == "image" else _audio_parts(sizes)
+    sense: str, sizes: Mapping[str, Any], seed: int, perturbation: Mapping[str, Any] | None,
+    place: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the run config of one training as a plain mapping; speech goes to ``place``."""
+    parts = _image_parts(sizes) if sense == "image" else _audio_parts(sizes, place)
     steps = sizes["steps"]
     shared: dict[str, Any] = {
         "name": f"{sense}-{seed}",
@@ -102,7 +118,7 @@ def _image_parts(sizes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _audio_parts(sizes: Mapping[str, Any]) -> dict[str, Any]:
+def _audio_parts(sizes: Mapping[str, Any], place: Path) -> dict[str, Any]:
     from tok_core.run_config import read_recipe
 
     given = read_recipe(ROOT / "assets" / "configs" / "wavtokenizer-tiny.yaml")
@@ -118,8 +134,8 @@ def _audio_parts(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": {"class": "WavTokenizer", "config": model},
         "objective": objective | {"sample_rate": sizes["rate"]},
-        "data": {"source": "speech", "segment": sizes["segment"], "sample_rate": sizes["rate"],
-                 "seed": TRAINING_SEED},
+        "data": {"source": "folder", "path": spoken(sizes, place), "segment": sizes["segment"],
+                 "sample_rate": sizes["rate"], "seed": TRAINING_SEED},
         "optimizer": {"lr": 1e-3, "betas": [0.8, 0.99], "weight_decay": 1e-2},
         "validation_sounds": 0,
     }  # fmt: skip
@@ -310,9 +326,9 @@ def experiment(
                 if (sense, kind, seed) in done:
                     continue
                 line = setting["perturbation"] if kind == "perturbed" else None
-                values = recipe(sense, setting["sizes"], seed, line)
-                with tempfile.TemporaryDirectory() as place:
-                    model = trained(sense, values, Path(place))
+                with tempfile.TemporaryDirectory() as folder:
+                    values = recipe(sense, setting["sizes"], seed, line, Path(folder) / "sounds")
+                    model = trained(sense, values, Path(folder) / "run")
                     scores = judged(sense, model, setting["sizes"])
                 result["rows"].append(
                     {"sense": sense, "kind": kind, "seed": seed, "scores": scores}

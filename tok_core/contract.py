@@ -11,18 +11,14 @@ Codes int64 from 0: 1D image (B, N); grid (B, h, w); per dimension (B, h, w, D);
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from tok_core.codebook import Codebook
-from tok_core.hashes import tensor_hash, version_key
-from tok_core.strict_loading import strict_from_pretrained
+from tok_core.model import Model
 from tok_core.token_spec import TokenSpec
 
 if TYPE_CHECKING:
@@ -67,18 +63,11 @@ class TrainingOutput(NamedTuple):
     features: Mapping[str, Tensor] = NO_FEATURES
 
 
-class Autoencoder(ModelMixin, ConfigMixin):
-    """A model with latents and a way back: continuous (KL) models stop at this floor.
+class Autoencoder(Model):
+    """A model with latents and a way back: continuous (KL) models stop at this floor."""
 
-    Subclasses decorate ``__init__`` with diffusers' ``register_to_config``, take plain JSON values,
-    and parse them into their frozen config in the first line.
-    """
-
-    config_name = "config.json"
     # Names of parameters (or their prefixes) that decide the codes; the rest is decoder.
     code_prefixes: ClassVar[tuple[str, ...]] = ()
-    # Config keys that change codes without changing a tensor (l2 normalisation, reshapes...).
-    code_config: ClassVar[tuple[str, ...]] = ()
 
     @property
     def codes_are_frozen(self) -> bool:
@@ -96,40 +85,6 @@ class Autoencoder(ModelMixin, ConfigMixin):
     def decode_latents(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """Map latents (quantized or not) to the signal, in [-1, 1]."""
         raise TypeError(f"{type(self).__name__} does not define decode_latents")
-
-    @classmethod
-    def from_pretrained(cls, path: Any, **options: Any) -> Any:
-        """Load a folder or hub id strictly: eval mode, float32, CPU unless asked otherwise.
-
-        Args:
-            path: folder in the diffusers layout (config.json and safetensors), or a hub id.
-            options: what diffusers accepts (``torch_dtype``, ``revision``, ``subfolder``, ...).
-
-        Raises:
-            WeightsError: nothing there, unknown config keys, missing, unexpected or misshapen
-                tensors.
-
-        Example:
-            >>> model = OneDPiece.from_pretrained("runs/mine/model")  # doctest: +SKIP
-        """
-        return strict_from_pretrained(cls, super().from_pretrained, path, options)
-
-    def weights_hash(self) -> str:
-        """Return the hash over the whole state (64 hex digits)."""
-        return self._hash("weights", lambda name: True)
-
-    def _hash(self, kind: str, keep: Any) -> str:
-        named = [(name, t) for name, t in self.state_dict().items() if keep(name)]
-        key = version_key(named)
-        cache: dict[str, Any] = self.__dict__.setdefault("_hash_cache", {})
-        if cache.get(kind, (None,))[0] != key:
-            context = json.dumps(
-                {"kind": kind, "class": type(self).__name__}
-                | {name: _plain(self.config.get(name)) for name in self.code_config},
-                sort_keys=True,
-            )
-            cache[kind] = (key, tensor_hash(named, context))
-        return cache[kind][1]
 
 
 class Tokenizer(Autoencoder):
@@ -198,7 +153,3 @@ class Tokenizer(Autoencoder):
 def as_tokens(tokens: Tokens | Tensor) -> Tokens:
     """Wrap bare codes."""
     return tokens if isinstance(tokens, Tokens) else Tokens(tokens)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))

@@ -1,4 +1,4 @@
-"""Load any tokenizer of any installed package by folder or hub id."""
+"""Load any tokenizer or generator of any installed package by folder or hub id."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError, nearest
+from tok_core.model import Model
 from tok_core.strict_loading import read_config
 
 GROUP = "tessera.models"
@@ -18,7 +18,7 @@ def model_classes() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def model_class(name: str) -> type[Autoencoder]:
+def model_class(name: str) -> type[Model]:
     """Return the installed model class of that name.
 
     Raises:
@@ -33,7 +33,7 @@ def model_class(name: str) -> type[Autoencoder]:
     return known[name].load()
 
 
-def load(path_or_hub_id: str | Path, **options: Any) -> Autoencoder:
+def load(path_or_hub_id: str | Path, **options: Any) -> Any:
     """Load a model saved with `save_pretrained`, whatever its class.
 
     Args:

@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from tok_core.errors import WeightsError
 
 SHOWN = 5  # names of a list; more are counted
@@ -78,6 +81,60 @@ def recognised_parts(names: Iterable[str], known: Iterable[str]) -> str:
         f"of its parts (with their tensors), recognised {found or 'none'}; not recognised "
         f"{strange or 'none'}"
     )
+
+
+def fill(
+    model: nn.Module, names: Mapping[str, tuple[str, ...]], state: Mapping[str, Tensor],
+    source: str, unpublished: Mapping[str, int] | None = None,
+) -> None:  # fmt: skip
+    """Assign every official tensor to ours; nothing may be left over on either side.
+
+    Args:
+        model: ours, on the meta device.
+        names: our name -> official names, joined along the first axis.
+        state: official tensors.
+        source: what the tensors are, for the error message.
+        unpublished: values of tensors of ours that no official file holds.
+
+    Raises:
+        WeightsError: tensors missing, left over or misshapen.
+    """
+    wanted = (part for parts in names.values() for part in parts)
+    check_names(wanted, state, source, type(model).__name__)
+    mine = model.state_dict()
+    ours = {
+        name: join_parts(state, parts, mine[name].shape, source).to(mine[name].dtype)
+        for name, parts in names.items()
+    }
+    device = next(iter(ours.values())).device
+    for name in mine.keys() - names.keys():
+        value = (unpublished or {})[name]
+        ours[name] = torch.full(mine[name].shape, value, dtype=mine[name].dtype, device=device)
+    model.load_state_dict(ours, assign=True)
+
+
+def join_parts(
+    state: Mapping[str, Tensor], parts: Iterable[str], shape: torch.Size, source: str
+) -> Tensor:
+    """Return official tensors as one of ours: end to end, linear layers as 1x1 convolutions.
+
+    Raises:
+        WeightsError: their numbers do not fill ``shape``.
+    """
+    tensors = [state[part] for part in parts]
+    found = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    trimmed = tuple(found.shape)
+    while len(trimmed) > 1 and trimmed[-1] == 1:
+        trimmed = trimmed[:-1]
+    wanted = tuple(shape)
+    while len(wanted) > 1 and wanted[-1] == 1:
+        wanted = wanted[:-1]
+    if trimmed != wanted:
+        raise WeightsError(
+            f"{source} has {', '.join(parts)} of shape {tuple(found.shape)}; this model needs "
+            f"{tuple(shape)}."
+        )
+    return found.reshape(shape)
 
 
 def _some(names: list[str]) -> str:

@@ -17,10 +17,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from tok_core.errors import ConfigError, WeightsError, nearest
+from tok_core.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,30 +161,6 @@ def conv_autoencoder_keys(
         for name in names
         if name.startswith(("encoder.", "decoder."))
     }
-
-
-def join_parts(
-    state: Mapping[str, Tensor], parts: Iterable[str], shape: torch.Size, source: str
-) -> Tensor:
-    """Return official tensors as one of ours: end to end, linear layers as 1x1 convolutions.
-
-    Raises:
-        WeightsError: their numbers do not fill ``shape``.
-    """
-    tensors = [state[part] for part in parts]
-    found = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-    trimmed = tuple(found.shape)
-    while len(trimmed) > 1 and trimmed[-1] == 1:
-        trimmed = trimmed[:-1]
-    wanted = tuple(shape)
-    while len(wanted) > 1 and wanted[-1] == 1:
-        wanted = wanted[:-1]
-    if trimmed != wanted:
-        raise WeightsError(
-            f"{source} has {', '.join(parts)} of shape {tuple(found.shape)}; this model needs "
-            f"{tuple(shape)}."
-        )
-    return found.reshape(shape)
 
 
 # Attention as diffusers named it until 0.17.

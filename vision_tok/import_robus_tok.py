@@ -12,12 +12,13 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import ConfigError, WeightsError
+from tok_core.official_config import read_official_config
+from tok_core.official_fit import fill
+from tok_core.official_source import find_official
 from tok_core.official_weights import read_settings, read_state
-from vision_tok.import_vqgan import fill, tokenizer_part
+from vision_tok.import_vqgan import tokenizer_part
 from vision_tok.infer_robus_tok import check_layout, quantizer_prefixes, robus_tok_values
 from vision_tok.infer_titok import shapes_of
-from vision_tok.official_config import read_official_config
-from vision_tok.official_source import find_official
 from vision_tok.robus_tok import RobusTok
 from vision_tok.tower_weights import TIMM, tower_names
 

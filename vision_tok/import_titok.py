@@ -11,13 +11,13 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
+from tok_core.official_config import read_official_config
 from tok_core.official_fit import check_names
+from tok_core.official_source import find_official
 from tok_core.official_weights import read_state
 from vision_tok.infer_titok import maskgit_values, plain_options, shapes_of, titok_values
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
-from vision_tok.official_config import read_official_config
 from vision_tok.official_keys import official_names
-from vision_tok.official_source import find_official
 from vision_tok.one_d_piece import OneDPiece
 from vision_tok.titok import TiTok
 from vision_tok.titok_kl import TiTokKL

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
+from tok_core.official_config import read_official_config
+from tok_core.official_fit import fill
+from tok_core.official_source import find_official
 from tok_core.official_weights import read_state
 from vision_tok.conv_autoencoder_keys import conv_autoencoder_keys
-from vision_tok.import_vqgan import WRAPPERS, fill, tokenizer_part
+from vision_tok.import_vqgan import WRAPPERS, tokenizer_part
 from vision_tok.infer_token_flow import (
     PIXEL_TABLE,
     SCALE,
@@ -25,8 +28,6 @@ from vision_tok.infer_token_flow import (
     kind_of,
     token_flow_values,
 )
-from vision_tok.official_config import read_official_config
-from vision_tok.official_source import find_official
 from vision_tok.token_flow import TokenFlow
 from vision_tok.tower_weights import PREFIXES, find_tower, tower_names, unused_names
 from vision_tok.vision_tower import VisionTower

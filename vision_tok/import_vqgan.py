@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
-from tok_core.official_fit import check_names
+from tok_core.official_config import read_official_config
+from tok_core.official_fit import fill
+from tok_core.official_source import find_official
 from tok_core.official_weights import read_state
 from vision_tok.conv_autoencoder_keys import (
     conv_autoencoder_keys,
-    join_parts,
     modern_attention_names,
 )
 from vision_tok.infer_titok import shapes_of
 from vision_tok.infer_vqgan import HITS, TABLE, WINDOW, layout_of, vqgan_values
-from vision_tok.official_config import read_official_config
-from vision_tok.official_source import find_official
 from vision_tok.vqgan import VQGAN
 
 # Averaged weights before trained ones.
@@ -114,33 +113,3 @@ def tokenizer_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if found and all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return {name: t for name, t in found.items() if not name.startswith(TRAINING_ONLY)}
-
-
-def fill(
-    model: nn.Module, names: Mapping[str, tuple[str, ...]], state: Mapping[str, Tensor],
-    source: str, unpublished: Mapping[str, int] | None = None,
-) -> None:  # fmt: skip
-    """Assign every official tensor to ours; nothing may be left over on either side.
-
-    Args:
-        model: ours, on the meta device.
-        names: our name -> official names, joined along the first axis.
-        state: official tensors.
-        source: what the tensors are, for the error message.
-        unpublished: values of tensors of ours that no official file holds.
-
-    Raises:
-        WeightsError: tensors missing, left over or misshapen.
-    """
-    wanted = (part for parts in names.values() for part in parts)
-    check_names(wanted, state, source, type(model).__name__)
-    mine = model.state_dict()
-    ours = {
-        name: join_parts(state, parts, mine[name].shape, source).to(mine[name].dtype)
-        for name, parts in names.items()
-    }
-    device = next(iter(ours.values())).device
-    for name in mine.keys() - names.keys():
-        value = (unpublished or {})[name]
-        ours[name] = torch.full(mine[name].shape, value, dtype=mine[name].dtype, device=device)
-    model.load_state_dict(ours, assign=True)

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer, Tokens, TrainingOutput, as_tokens
 from tok_core.errors import ConfigError, TokenError
+from tok_core.official_source import OfficialSource
 from tok_core.token_spec import Axis, TokenSpec
 from tok_core.training_perturbation import decoder_latents
 from tok_core.vector_quantizer import VectorQuantizer
 from vision_tok.maskgit_networks import GROUPS, MaskGitDecoder, MaskGitEncoder
-from vision_tok.official_source import OfficialSource
 
 
 class MaskGitVQGAN(OfficialSource, Tokenizer):
@@ -48,6 +48,7 @@ class MaskGitVQGAN(OfficialSource, Tokenizer):
 
     _keep_in_fp32_modules = ["quantizer"]
     code_prefixes = ("encoder.", "quantizer.")
+    official_importer = "vision_tok.import_titok:import_titok"
 
     @register_to_config
     def __init__(

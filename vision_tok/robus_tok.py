@@ -24,12 +24,12 @@ from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer, Tokens, TrainingOutput, as_tokens
 from tok_core.errors import ConfigError, MediaError, TokenError
 from tok_core.multi_scale_quantizer import MultiScaleQuantizer
+from tok_core.official_source import OfficialSource
 from tok_core.product_quantizer import ProductQuantizer
 from tok_core.token_spec import Axis, TokenSpec
 from tok_core.training_perturbation import PERTURBED_CODES, decoder_latents
 from tok_core.vector_quantizer import Quantized, VectorQuantizer
 from vision_tok.adaptive_weight import LAST_LAYER
-from vision_tok.official_source import OfficialSource
 from vision_tok.robus_tok_config import RobusTokConfig, parse_robus_tok_config, plain_side
 from vision_tok.robus_tok_decoder import RobusTokDecoder
 from vision_tok.robus_tok_encoder import RobusTokEncoder

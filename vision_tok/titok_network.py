@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tok_core.contract import Autoencoder
 from tok_core.errors import MediaError, TokenError, WeightsError
+from tok_core.official_source import OfficialSource
 from tok_core.tail_drop import prefix_mask
 from vision_tok.hybrid_decoder import HybridDecoder
 from vision_tok.hybrid_encoder import HybridEncoder
 from vision_tok.maskgit_networks import MaskGitDecoder
-from vision_tok.official_source import OfficialSource
 from vision_tok.titok_config import PixelDecoderOptions, TiTokConfig, spelled_out
 from vision_tok.titok_decoder import TiTokDecoder
 from vision_tok.titok_encoder import TiTokEncoder
@@ -52,10 +53,11 @@ class PixelStage(nn.Module):
         return self.decoder(self.mix(logits)) * 2 - 1
 
 
-class TiTokNetwork(OfficialSource):
+class TiTokNetwork(OfficialSource, Autoencoder):
     """Encoder, decoder and pixel stage; what lies between them is the subclass's business."""
 
     _supports_gradient_checkpointing = True
+    official_importer = "vision_tok.import_titok:import_titok"
     code_config: ClassVar[tuple[str, ...]] = (
         "encoder_size", "mlp_ratio", "layer_norm_eps", "num_tokens", "legacy_reshape", "stem",
         "latent_seed",

@@ -26,11 +26,11 @@ from tok_core.contract import Tokenizer, Tokens, TrainingOutput, as_tokens
 from tok_core.dual_codebook import DualCodebook
 from tok_core.errors import MediaError, TokenError
 from tok_core.level_keeping import keep_level
+from tok_core.official_source import OfficialSource
 from tok_core.token_spec import Axis, TokenSpec
 from tok_core.training_perturbation import decoder_latents
 from vision_tok.adaptive_weight import LAST_LAYER
 from vision_tok.conv_autoencoder import ConvDecoder, ConvEncoder
-from vision_tok.official_source import OfficialSource
 from vision_tok.semantic_decoder import SemanticDecoder, task_layer
 from vision_tok.semantic_distillation import SEMANTIC_PREDICTION
 from vision_tok.semantic_encoder import SemanticEncoder

@@ -24,13 +24,13 @@ from tok_core.entropy_loss import entropy_loss
 from tok_core.errors import MediaError, TokenError
 from tok_core.level_keeping import keep_level
 from tok_core.multi_scale_quantizer import MultiScaleQuantizer
+from tok_core.official_source import OfficialSource
 from tok_core.scale_usage import RecentCodes
 from tok_core.token_spec import Axis, TokenSpec
 from tok_core.training_perturbation import decoder_latents
 from tok_core.vector_quantizer import Quantized, VectorQuantizer
 from vision_tok.adaptive_weight import LAST_LAYER
 from vision_tok.conv_autoencoder import ConvDecoder, ConvEncoder
-from vision_tok.official_source import OfficialSource
 from vision_tok.vqgan_config import VectorOptions, parse_vqgan_config
 
 OWN_OPTIONS = ("codebook_weight", "entropy_weight", "entropy_temperature", "usage_window")

@@ -114,9 +114,9 @@ def guess_family(checkpoint: str) -> Family:
     Raises:
         WeightsError: nothing there, or unreadable.
     """
+    from tok_core.official_source import find_official
     from tok_core.official_weights import read_state
     from vision_tok.import_vqgan import WRAPPERS, tokenizer_part
-    from vision_tok.official_source import find_official
     from vision_tok.vqgan import VQGAN
 
     path = Path(checkpoint)

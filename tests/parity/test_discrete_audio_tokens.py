@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval.dates_table import COLUMNS, known_problems, published_rows
+from tests.parity.vectors import PARITY
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
 FOLDER = PARITY / "discrete-audio-tokens"
 if not (FOLDER / "reference_tables.json").is_file():
     pytest.skip(f"no reference tables at {FOLDER}", allow_module_level=True)

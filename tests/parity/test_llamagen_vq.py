@@ -6,9 +6,7 @@ options come from the ``config.json`` beside it through the public importer, fol
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -17,10 +15,20 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parity.vectors import (
+    PARITY,
+    Kinds,
+    Tolerance,
+    config_of,
+    folders_with,
+    manifest_of,
+    meta_state,
+    parity_folder,
+    tensors_of,
+)
 from tok_core.errors import WeightsError
 from tok_core.weight_files import load_strictly
 from vision_tok.adversarial_loss import discriminator_hinge, discriminator_vanilla
@@ -30,32 +38,12 @@ from vision_tok.infer_vqgan import layout_of
 from vision_tok.patch_discriminator import PatchDiscriminator
 from vision_tok.vqgan import VQGAN
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "llamagen-vq"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("llamagen-vq")
 
-FEATURE = 1e-4  # absolute
-LOSS, GRADIENT = 1e-5, 1e-3  # relative; of the tensor's largest entry
-FOLDERS = sorted(path.parent for path in FOLDER.rglob("io.safetensors"))
+FEATURE = Tolerance(absolute=1e-4)
+LOSS, GRADIENT = Tolerance(peak=1e-5), Tolerance(peak=1e-3)
+FOLDERS = folders_with("io.safetensors", FOLDER)
 INPUT = re.compile(r"image")
-
-
-@cache
-def _keys(folder: Path) -> frozenset[str]:
-    with safe_open(folder / "io.safetensors", "pt") as tensors:
-        return frozenset(tensors.keys())
-
-
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
-
-
-@cache
-def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())
 
 
 @cache
@@ -64,21 +52,13 @@ def _model(folder: Path) -> VQGAN:
 
 
 def _picture(folder: Path) -> Tensor:
-    return _io(folder)["image"]
+    return tensors_of(folder)["image"]
 
 
 # -- what each key asks for ----------------------------------------------------------------------
 
-Compute = Callable[..., Tensor]
-KINDS: list[tuple[str, re.Pattern[str], float, Compute]] = []
-
-
-def kind(name: str, pattern: str, tolerance: float = FEATURE) -> Callable[[Compute], Compute]:
-    def register(compute: Compute) -> Compute:
-        KINDS.append((name, re.compile(pattern), tolerance, compute))
-        return compute
-
-    return register
+KINDS = Kinds(FOLDERS, FEATURE, elsewhere=INPUT)
+kind = KINDS.kind
 
 
 @cache
@@ -102,7 +82,7 @@ def _inside(folder: Path) -> dict[str, Tensor]:
 
 @kind("inside", r"(encoder_level\d+_before_downsample|encoder_out|decoder_after_mid)")
 def _activations(folder: Path, name: str) -> Tensor:
-    stored = _io(folder)[name]  # large ones are cut to the first picture and channels
+    stored = tensors_of(folder)[name]  # large ones are cut to the first picture and channels
     return _inside(folder)[name][tuple(slice(size) for size in stored.shape)]
 
 
@@ -121,7 +101,7 @@ def _codes(folder: Path) -> Tensor:
 
 @kind("code vectors", r"quantized|codebook_entry")
 def _code_vectors(folder: Path) -> Tensor:
-    return _model(folder).embed(_io(folder)["indices"])
+    return _model(folder).embed(tensors_of(folder)["indices"])
 
 
 @kind("margin", r"distance_margin")
@@ -137,13 +117,13 @@ def _margin(folder: Path) -> Tensor:
 
 @kind("pictures", r"decoded(_from_code)?")
 def _decoded(folder: Path, from_code: str | None) -> Tensor:
-    model, codes = _model(folder), _io(folder)["indices"]
-    z = model.embed(codes) if from_code else _io(folder)["quantized"]
+    model, codes = _model(folder), tensors_of(folder)["indices"]
+    z = model.embed(codes) if from_code else tensors_of(folder)["quantized"]
     picture = model.forward(_picture(folder), tokens=None).reconstruction
     plain = model.decoder(model.post_quant_conv(z))  # published pictures are not clamped
-    assert (picture - plain).abs().max() <= FEATURE
+    assert (picture - plain).abs().max() <= FEATURE.absolute
     assert torch.equal(model.decode(codes), model.decode_latents(model.embed(codes)))
-    assert (model.decode(codes) - plain.clamp(-1, 1)).abs().max() <= FEATURE
+    assert (model.decode(codes) - plain.clamp(-1, 1)).abs().max() <= FEATURE.absolute
     return plain
 
 
@@ -163,14 +143,14 @@ def _quantizer_loss(folder: Path) -> Tensor:
 
 
 def _discriminator(folder: Path) -> PatchDiscriminator:
-    config = _config(folder)
+    config = config_of(folder)
     network = PatchDiscriminator(config["disc_dim"], config["disc_num_layers"])
     load_strictly(network, load_file(folder / "discriminator.safetensors"), source=str(folder))
     return network
 
 
 def _objective(folder: Path, **changes: Any) -> ImageObjective:
-    config = _config(folder)
+    config = config_of(folder)
     assert config["reconstruction_loss"] == "l2" and not config["perceptual_weight"]
     options = ImageObjectiveConfig(**{
         "picture_range": "signed", "l2_weight": config["reconstruction_weight"],
@@ -195,7 +175,7 @@ def _trained(folder: Path) -> dict[str, Tensor]:
         losses = objective.generator_losses(x, out, 0)
         total = torch.stack(list(losses.values())).sum()
         total.backward()
-    said, beta = objective.last_statistics, _config(folder)
+    said, beta = objective.last_statistics, config_of(folder)
     assert beta["commit_loss_beta"] == model.settings.options.commitment_weight
     found = {
         "rec": out.reconstruction, "rec_loss_l2": said["l2"], "l1_loss": said["l1"],
@@ -208,7 +188,8 @@ def _trained(folder: Path) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     norm = torch.stack([p.grad.norm() for p in parameters.values()]).norm()
     found["grad_global_norm"] = norm
-    for ours, parts in official_names(model, layout_of(_state(folder), "it")).items():
+    layout = layout_of(tensors_of(folder, "weights"), "it")
+    for ours, parts in official_names(model, layout).items():
         if ours in parameters:
             gradient = parameters[ours].grad
             for part, piece in zip(parts, gradient.chunk(len(parts)), strict=True):
@@ -217,11 +198,6 @@ def _trained(folder: Path) -> dict[str, Tensor]:
     model(x)
     found["codebook_used_after"] = model.recent.codes.float()
     return {name: torch.as_tensor(value).detach() for name, value in found.items()}
-
-
-@cache
-def _state(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "weights.safetensors")
 
 
 @kind("training step", r"train_(rec|codebook_used_after)")
@@ -247,7 +223,8 @@ def _gradient(folder: Path, name: str) -> Tensor:
 @cache
 def _verdicts(folder: Path) -> dict[str, Tensor]:
     """Logits of the two turns in the official order; the picture is the stored one."""
-    network, real, fake = _discriminator(folder).train(), _picture(folder), _io(folder)["train_rec"]
+    network = _discriminator(folder).train()
+    real, fake = _picture(folder), tensors_of(folder)["train_rec"]
     generator = network(fake)
     return {"fake_for_generator": generator, "real": network(real), "fake": network(fake)}
 
@@ -262,7 +239,7 @@ def _judgement(folder: Path, name: str) -> Tensor:
     real, fake = (_verdicts(folder)[which] for which in ("real", "fake"))
     if name == "weighted":
         x, objective = _picture(folder), _objective(folder)
-        out = _model(folder)(x)._replace(reconstruction=_io(folder)["train_rec"])
+        out = _model(folder)(x)._replace(reconstruction=tensors_of(folder)["train_rec"])
         (value,) = objective.discriminator_losses(x, out, 0).values()
         return value
     return {"hinge": discriminator_hinge, "vanilla": discriminator_vanilla}[name](real, fake)
@@ -278,48 +255,20 @@ def _adaptive(folder: Path) -> Tensor:
 
 # -- the tests -----------------------------------------------------------------------------------
 
-RELATIVE = (LOSS, GRADIENT)
 
-
-def _cases() -> list[Any]:
-    return [
-        pytest.param(folder, key, id=f"{folder.relative_to(FOLDER).as_posix()}:{key}")
-        for folder in FOLDERS
-        for key in sorted(_keys(folder))
-        if not INPUT.fullmatch(key)
-    ]
-
-
-def _find(key: str) -> tuple[str, float, Compute, tuple[str, ...]] | None:
-    for name, pattern, tolerance, compute in KINDS:
-        if match := pattern.fullmatch(key):
-            return name, tolerance, compute, match.groups()
-    return None
-
-
-@pytest.mark.parametrize(("folder", "key"), _cases())
+@pytest.mark.parametrize(("folder", "key"), KINDS.cases())
 def test_vector(folder: Path, key: str) -> None:
-    found = _find(key)
-    assert found is not None, f"no test computes {key}"
-    _, tolerance, compute, groups = found
     with torch.no_grad():
-        ours, expected = compute(folder, *groups).detach(), _io(folder)[key]
-    assert ours.shape == expected.shape
-    if not expected.is_floating_point():
-        assert torch.equal(ours, expected)
-        return
-    scale = float(expected.abs().max()) if tolerance in RELATIVE else 1.0
-    assert float((ours - expected).abs().max()) <= tolerance * scale
+        KINDS.check(folder, key)
 
 
 def test_every_kind_of_case_is_there() -> None:
-    found = {_find(case.values[1]) for case in _cases()}
-    assert {match[0] for match in found if match is not None} == {name for name, *_ in KINDS}
+    assert not KINDS.unused()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_sizes_read_off_the_shapes_are_the_config(folder: Path) -> None:
-    config, settings = _config(folder), _model(folder).settings
+    config, settings = config_of(folder), _model(folder).settings
     encoder, decoder, options = settings.encoder, settings.decoder, settings.options
     ours = {
         "encoder_ch": encoder.channels, "z_channels": encoder.z_channels,
@@ -350,20 +299,15 @@ def test_sizes_read_off_the_shapes_are_the_config(folder: Path) -> None:
 
 # -- full-size checkpoints -----------------------------------------------------------------------
 
-MANIFESTS = [FOLDER / "manifest_full.json", PARITY / "tokenflow" / "manifest_full.json"]
+MANIFESTS = [manifest_of(FOLDER), manifest_of(PARITY / "tokenflow")]
 # Parameters that the papers' code counts (buffers left out), by layout and z channels.
 COUNTS = {("llamagen", 5): 71_883_403, ("llamagen", 4): 70_109_835, ("var", 5): 108_948_355}
-
-
-def _meta(rows: list[Any]) -> dict[str, Tensor]:
-    return {key: torch.empty(shape, device="meta") for key, shape, _ in rows}
 
 
 def _manifest() -> list[Any]:
     """Whole tokenizers of this family; TokenFlow's and discriminators are for others."""
     cases = []
-    for file in MANIFESTS:
-        entries = json.loads(file.read_text()) if file.is_file() else {}
+    for entries in MANIFESTS:
         for name, rows in entries.items():
             tops = {key.partition(".")[0] for key, *_ in rows}
             if "quant_conv" in tops and not any(top.endswith("_vqkd") for top in tops):
@@ -374,7 +318,7 @@ def _manifest() -> list[Any]:
 @pytest.mark.parametrize("extras", [False, True], ids=["tokenizer", "with-training-extras"])
 @pytest.mark.parametrize(("name", "rows"), _manifest())
 def test_full_size_checkpoints_map_completely(name: str, rows: list[Any], extras: bool) -> None:
-    state = _meta(rows)
+    state = meta_state(rows)
     more = {"loss.discriminator.main.0.weight": torch.empty(64, 3, 4, 4, device="meta")}
     model = vqgan_from_state(state | (more if extras else {}), name=name)
     layout = layout_of(state, name)
@@ -388,8 +332,8 @@ def test_full_size_checkpoints_map_completely(name: str, rows: list[Any], extras
 
 
 def test_the_discriminator_has_the_published_size() -> None:
-    entries = json.loads(MANIFESTS[0].read_text()) if MANIFESTS[0].is_file() else {}
-    rows = [rows for rows in entries.values() if any(key == "main.0.weight" for key, *_ in rows)]
+    entries = MANIFESTS[0].values()
+    rows = [rows for rows in entries if any(key == "main.0.weight" for key, *_ in rows)]
     with torch.device("meta"):
         state = PatchDiscriminator().state_dict()
     for held in rows:
@@ -398,11 +342,10 @@ def test_the_discriminator_has_the_published_size() -> None:
 
 
 def _flows() -> list[Any]:
-    entries = json.loads(MANIFESTS[1].read_text()) if MANIFESTS[1].is_file() else {}
-    return [rows for rows in entries.values() if any("_vqkd" in key for key, *_ in rows)]
+    return [rows for rows in MANIFESTS[1].values() if any("_vqkd" in key for key, *_ in rows)]
 
 
 @pytest.mark.parametrize("rows", _flows())
 def test_a_tokenflow_file_is_told_apart(rows: list[Any]) -> None:
     with pytest.raises(WeightsError, match=r"recognised .*encoder.*not recognised .*_vqkd"):
-        vqgan_from_state(_meta(rows))
+        vqgan_from_state(meta_state(rows))

@@ -5,16 +5,11 @@ Cases are read from key prefixes, options from the names of the expectations in 
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from eval.frechet_distance import frechet_distance, frechet_distance_of_features
@@ -23,15 +18,11 @@ from eval.kernel_distance import kernel_distance, unbiased_discrepancy
 from eval.moments import Moments, add_vectors, empty_moments, merge_moments, moments_of, unpack
 from eval.pair_distances import centred, neighbour_radii
 from eval.precision_recall import precision_recall
+from tests.parity.vectors import config_of, parity_folder, tensors_of
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "frechet"
-if not (FOLDER / "io.safetensors").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("metrics/frechet", holds="io.safetensors")
 
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 CASES = sorted(CONFIG.get("frechet_cases", {}))
 # Where the covariances are singular or nearly so, or the distance is zero: absolute tolerance.
 HARD = ("rank_deficient", "ill_conditioned", "identical", "dead")

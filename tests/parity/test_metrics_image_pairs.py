@@ -6,27 +6,18 @@ ground floor in ``tests/tok_core/test_image_measures.py``.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from eval.image_quality import ENTRIES
+from tests.parity.vectors import config_of, parity_folder, tensors_of
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "image_pairs"
-if not (FOLDER / "io.safetensors").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("metrics/image_pairs", holds="io.safetensors")
 
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())["pairs"]
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)["pairs"]
 METRICS = {entry.name: entry for entry in ENTRIES}
 
 # How the keys begin -> our name; the longest beginning counts.

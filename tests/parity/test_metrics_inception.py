@@ -6,36 +6,27 @@ filled by the rule of the folder's README.
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from eval.inception import DIMENSIONS, FidInception
 from eval.inception_resize import tf_bilinear
 from tests.eval.formula_weights import formula_image, formula_state
+from tests.parity.vectors import PARITY, SHARED, config_of, parity_folder, tensors_of
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "inception"
+FOLDER = parity_folder("metrics/inception", holds="io.safetensors")
 # The manifest is not part of every set.
 MANIFESTS = [
-    path for path in (
-        PARITY / "metrics" / "manifest_full.json",
-        ROOT.parent / "shared" / "parity" / "metrics" / "manifest_full.json",
-    ) if path.is_file()
+    file for root in (PARITY, SHARED)
+    if (file := root / "metrics" / "manifest_full.json").is_file()
 ]  # fmt: skip
-if not (FOLDER / "io.safetensors").is_file() or not MANIFESTS:
+if not MANIFESTS:
     pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
 
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 INTERNAL = ".float64_internal"
 FEATURES = sorted(
     key for key in IO

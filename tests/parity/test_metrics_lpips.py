@@ -6,32 +6,23 @@ takes no part), heads are the published ones.
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from eval.perceptual import DISTSDistance, LPIPSDistance
 from tests.eval.formula_weights import formula_tensor
+from tests.parity.vectors import config_of, manifest_of, parity_folder, tensors_of
 from tok_core.dists import DISTS
 from tok_core.lpips import LPIPS
 from tok_core.perceptual_backbones import backbone_named
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "lpips"
-if not (FOLDER / "io.safetensors").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("metrics/lpips", holds="io.safetensors")
 
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
-MANIFEST = PARITY / "metrics" / "manifest_full.json"
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 # image_b_noisy_a -> b
 IMAGES = {key.split("_")[1]: key for key in IO if key.startswith("image_")}
 VALUES = [key for key in CONFIG if key.endswith((".lpips_package", ".torchmetrics"))]
@@ -45,7 +36,7 @@ STRUCTURE = [key for key in CONFIG if key.startswith("dists.")]
 def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Backbone files in a folder of their own, where they are searched for."""
     folder = tmp_path_factory.mktemp("weights")
-    manifest = json.loads(MANIFEST.read_text())
+    manifest = manifest_of(FOLDER.parent)
     nets = {key.split(".")[0] for key in [*VALUES, *LAYERS, *WRONG, *MAPS]}
     for net in nets | ({"vgg"} if STRUCTURE else set()):
         name = backbone_named(net).file

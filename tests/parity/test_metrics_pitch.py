@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from eval.crepe import CrepeNetwork, crepe_frames
@@ -24,15 +20,11 @@ from eval.pitch_decoding import (
     viterbi_bins,
     voiced_track,
 )
+from tests.parity.vectors import config_of, parity_folder, tensors_of
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "pitch"
-if not (FOLDER / "io.safetensors").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("metrics/pitch", holds="io.safetensors")
 
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 SETTINGS: dict[str, Any] = CONFIG.get("settings", {})
 RESULTS: dict[str, Any] = CONFIG.get("results", {})
 ENDING = ".probabilities_Tx360"
@@ -52,7 +44,7 @@ PAIRS = [
 
 @cache
 def network() -> CrepeNetwork:
-    return CrepeNetwork.from_state(load_file(FOLDER / "weights.safetensors"))
+    return CrepeNetwork.from_state(tensors_of(FOLDER, "weights"))
 
 
 @cache

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
+from tests.parity.vectors import PARITY, keys_of, tensors_of
 from tok_core.byte_rules import byte_rule
 from tok_core.evaluation_crop import evaluation_crop, image_bytes
 
-ROOT = Path(__file__).parents[3] / "shared" / "parity"
-FOLDER = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT)) / "metrics"
+FOLDER = PARITY / "metrics"
 CROPS = {
     "adm_center_crop_hwc": "adm",
     "shorter_side_bicubic_center_crop_hwc": "shorter-side",
@@ -24,8 +20,7 @@ RULES = {"adm": "adm", "round": "round", "truncate": "truncate"}
 
 
 def _tensors(part: str) -> dict[str, torch.Tensor]:
-    file = FOLDER / part / "io.safetensors"
-    return load_file(file) if file.is_file() else {}
+    return tensors_of(FOLDER / part) if keys_of(FOLDER / part) else {}
 
 
 CROPPED = [key for key in _tensors("preprocess") if not key.endswith(".input_hwc")]

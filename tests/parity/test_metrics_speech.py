@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from eval import spectral_distance, speech_quality
 from eval.sound_metric import SoundMetric, build_at
 from eval.speech_quality import PESQ
+from tests.parity.vectors import config_of, parity_folder, tensors_of
 from tok_core.audio_measures import _package
 from tok_core.mel import MelSpectrogram
 from tok_core.resample import resample
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "speech"
-if not (FOLDER / "config.json").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("metrics/speech", holds="config.json")
 
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 SCORES: dict[str, dict[str, float]] = CONFIG.get("scores", {})
 ENTRIES = {e.name: e for e in (*speech_quality.ENTRIES, *spectral_distance.ENTRIES)}
 AFTER = re.compile(r"(.+)_after_resample_to_(\d+)k")

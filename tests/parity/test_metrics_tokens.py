@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from eval.code_usage import ENTRIES as USAGE
 from eval.rates import nominal_bits
 from eval.word_errors import WordErrors
+from tests.parity.vectors import config_of, parity_folder, tensors_of
 from tok_core.token_spec import Axis, TokenSpec
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "tokens"
-if not (FOLDER / "io.safetensors").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("metrics/tokens", holds="io.safetensors")
 
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 WORDS: dict[str, Any] = CONFIG.get("wer", {})
 SIZE, LENGTH = CONFIG["codebook_size"], IO["indices"].shape[-1]
 SPEC = TokenSpec(modality="image", axes=(Axis(name="token", size=LENGTH),), vocabulary=(SIZE,))

@@ -6,11 +6,8 @@ Inputs and stages are found by their keys, sizes in the tensors and in ``config.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +18,12 @@ from torch import Tensor
 
 from eval.utmos import UTMOS
 from eval.utmos_network import UtmosNetwork
+from tests.parity.vectors import config_of, manifest_of, parity_folder, tensors_of
 from tok_core.resample import resample
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "metrics" / "utmos22"
-if not (FOLDER / "io.safetensors").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("metrics/utmos22", holds="io.safetensors")
 
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 RESULTS: dict[str, Any] = CONFIG.get("results", {})
 CASES = sorted(key.removesuffix(".wave") for key in IO if key.endswith(".wave"))
 FULL: dict[str, Any] = CONFIG.get("full_size_with_formula_weights", {})
@@ -163,7 +156,7 @@ def formula(shape: list[int], name: str, place: int, salt: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def full() -> UtmosNetwork:
-    manifest = json.loads((FOLDER.parent / "manifest_full.json").read_text())
+    manifest = manifest_of(FOLDER.parent)
     rows = next(rows for name, rows in manifest.items() if name.startswith("utmos22_strong"))
     state = {
         name: formula(shape, name, place, FULL["salt"])

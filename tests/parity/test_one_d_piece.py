@@ -8,21 +8,29 @@ from the ``config.json`` beside them, by the public importer.  Vectors are on [0
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parity.vectors import (
+    Kinds,
+    Tolerance,
+    config_of,
+    folders_with,
+    keys_of,
+    manifest_of,
+    meta_state,
+    parity_folder,
+    place,
+    tensors_of,
+)
 from tok_core.contract import Tokens, TrainingOutput
 from tok_core.training.weight_decay import decays
 from vision_tok.import_titok import import_state, import_titok
@@ -30,49 +38,27 @@ from vision_tok.maskgit_vqgan import MaskGitVQGAN
 from vision_tok.official_keys import official_names
 from vision_tok.proxy_code_objective import proxy_code_loss
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "one-d-piece"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("one-d-piece")
 
-LATENT = 1e-5  # relative to the maximum, absolute where that is below 1
-GRADIENT = 1e-4  # relative to the maximum
-PICTURE = 2e-4  # absolute
+LATENT = Tolerance(peak=1e-5, floor=1.0)
+GRADIENT = Tolerance(peak=1e-4)
+PICTURE = Tolerance(absolute=2e-4)
 
 
 # -- what the set holds --------------------------------------------------------------------------
 
 
-@cache
-def _keys(folder: Path, name: str) -> frozenset[str]:
-    file = folder / name
-    if not file.is_file():
-        return frozenset()
-    with safe_open(file, "pt") as tensors:
-        return frozenset(tensors.keys())
-
-
 def _is_tokenizer(folder: Path) -> bool:
-    weights = _keys(folder, "weights.safetensors")
+    weights = keys_of(folder, "weights")
     teacher = {"quantize.embedding.weight", "encoder.conv_in.weight", "decoder.conv_in.weight"}
     return "latent_tokens" in weights or teacher <= weights
 
 
-FOLDERS = sorted(
-    path.parent for path in FOLDER.rglob("weights.safetensors") if _is_tokenizer(path.parent)
-)
+FOLDERS = [f for f in folders_with("weights.safetensors", FOLDER) if _is_tokenizer(f)]
 
 
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
-
-
-@cache
 def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return config_of(folder) if (folder / "config.json").is_file() else {}
 
 
 @cache
@@ -89,11 +75,11 @@ def _fresh(folder: Path, *, pixels: bool = True) -> Any:
 
 
 def _input(folder: Path, name: str = "image") -> Tensor:
-    return _io(folder)[name] * 2 - 1
+    return tensors_of(folder)[name] * 2 - 1
 
 
 def _condition(folder: Path) -> Tensor | None:
-    return _io(folder).get("text_guidance")
+    return tensors_of(folder).get("text_guidance")
 
 
 def _back(picture: Tensor) -> Tensor:
@@ -107,22 +93,19 @@ def _official_layout(z: Tensor) -> Tensor:
 
 # -- what each key asks for ----------------------------------------------------------------------
 
-Compute = Callable[..., Tensor]
-KINDS: list[tuple[str, re.Pattern[str], float, Compute]] = []
-
-
-def kind(name: str, pattern: str, tolerance: float = LATENT) -> Callable[[Compute], Compute]:
-    def register(compute: Compute) -> Compute:
-        KINDS.append((name, re.compile(pattern), tolerance, compute))
-        return compute
-
-    return register
-
-
 INPUT = re.compile(
     r"image|text_guidance|posterior/noise|random_tokens/ids|codebook/soft_query|stage1/proxy_codes"
 )
 TEACHER_INPUT = re.compile(r"[^/]+/image")
+NETWORKS = Kinds(
+    [folder for folder in FOLDERS if "latent_tokens" in keys_of(folder, "weights")],
+    LATENT, elsewhere=INPUT,
+)  # fmt: skip
+TEACHERS = Kinds(
+    [folder for folder in FOLDERS if folder not in NETWORKS.folders],
+    LATENT, elsewhere=TEACHER_INPUT,
+)  # fmt: skip
+kind, teacher = NETWORKS.kind, TEACHERS.kind
 
 
 @torch.no_grad()
@@ -193,7 +176,7 @@ def _entries(folder: Path, count: str) -> Tensor:
 
 @kind("codebook mixtures", r"codebook/soft_entries")
 def _mixtures(folder: Path) -> Tensor:
-    return _model(folder).quantizer.lookup_soft(_io(folder)["codebook/soft_query"])
+    return _model(folder).quantizer.lookup_soft(tensors_of(folder)["codebook/soft_query"])
 
 
 @kind("prefix picture", r"decode_len(\d+)/(image|image_from_tokens)", PICTURE)
@@ -209,7 +192,7 @@ def _prefix(folder: Path, length: str, name: str) -> Tensor:
         several = model.decode_lengths(tokens, [k, tokens.codes.shape[1]])[0]
         picture = model.picture(z[:, :k])
         for other in (clamped, ragged, several):
-            assert (other - picture.clamp(-1, 1)).abs().max() < PICTURE
+            assert (other - picture.clamp(-1, 1)).abs().max() < PICTURE.absolute
     return _back(model.picture(z[:, :k]))
 
 
@@ -224,9 +207,9 @@ def _prefix_inside(folder: Path, length: str, name: str) -> Tensor:
 @kind("random tokens", r"random_tokens/image", PICTURE)
 def _random(folder: Path) -> Tensor:
     model = _model(folder)
-    codes = _io(folder)["random_tokens/ids"][:, 0]
+    codes = tensors_of(folder)["random_tokens/ids"][:, 0]
     picture = model.picture(model.embed(codes))
-    assert (model.decode(codes) - picture.clamp(-1, 1)).abs().max() < PICTURE
+    assert (model.decode(codes) - picture.clamp(-1, 1)).abs().max() < PICTURE.absolute
     return _back(picture)
 
 
@@ -263,7 +246,7 @@ def _stage1(folder: Path, case: str) -> tuple[Any, TrainingOutput, dict[str, Ten
     out = model(_input(folder))
     assert out.reconstruction is None
     losses = dict(out.losses)
-    codes = _io(folder)["stage1/proxy_codes"]
+    codes = tensors_of(folder)["stage1/proxy_codes"]
     reconstruction = proxy_code_loss(out.features["proxy_logits"], codes)
     quantizer = torch.stack(list(losses.values())).sum()
     total = reconstruction + _config(folder).get("quantizer_weight_stage1", 1.0) * quantizer
@@ -293,7 +276,7 @@ def _stage1_gradient(folder: Path, case: str, name: str) -> Tensor:
     ours = {official: own for own, official in official_names(model).items()}
     gradient = dict(model.named_parameters())[ours[name]].grad
     assert gradient is not None
-    return gradient.reshape(_io(folder)[f"stage1/{case}/grad/{name}"].shape)
+    return gradient.reshape(tensors_of(folder)[f"stage1/{case}/grad/{name}"].shape)
 
 
 @kind("single-stage picture", r"image_(reconstructed|from_tokens)", PICTURE)
@@ -309,7 +292,7 @@ def _posterior(folder: Path, name: str) -> Tensor:
     posterior = _model(folder).posterior(_input(folder))
     if name == "kl":
         return posterior.kl()
-    noise = _io(folder)["posterior/noise"][:, :, 0].transpose(1, 2)
+    noise = tensors_of(folder)["posterior/noise"][:, :, 0].transpose(1, 2)
     values = {
         "mean": posterior.mean, "logvar": posterior.log_variance,
         "sample": posterior.sample(noise),
@@ -320,7 +303,7 @@ def _posterior(folder: Path, name: str) -> Tensor:
 @kind("continuous picture", r"image_from_(mode|sample)", PICTURE)
 def _continuous(folder: Path, name: str) -> Tensor:
     model, x = _model(folder), _input(folder)
-    noise = _io(folder)["posterior/noise"][:, :, 0].transpose(1, 2)
+    noise = tensors_of(folder)["posterior/noise"][:, :, 0].transpose(1, 2)
     z = model.latents(x) if name == "mode" else model.posterior(x).sample(noise)
     return _back(model.picture(z, None, _condition(folder)))
 
@@ -344,7 +327,7 @@ def _clustered(folder: Path, step: str, name: str) -> Tensor:
     return table if name == "embedding_after" else _quantized(out, name)
 
 
-@kind("teacher hidden", r"([^/]+)/(hidden|z_q|quantizer_loss)")
+@teacher("hidden", r"([^/]+)/(hidden|z_q|quantizer_loss)")
 def _teacher(folder: Path, case: str, name: str) -> Tensor:
     model, x = _model(folder), _input(folder, f"{case}/image")
     if name == "hidden":
@@ -354,27 +337,27 @@ def _teacher(folder: Path, case: str, name: str) -> Tensor:
     return torch.stack(list(model(x).losses.values())).sum()
 
 
-@kind("teacher codes", r"([^/]+)/indices")
+@teacher("codes", r"([^/]+)/indices")
 def _teacher_codes(folder: Path, case: str) -> Tensor:
     return _model(folder).encode(_input(folder, f"{case}/image")).codes.flatten(1)
 
 
-@kind("teacher soft codes", r"([^/]+)/soft_code_temp([\d.]+)")
+@teacher("soft codes", r"([^/]+)/soft_code_temp([\d.]+)")
 def _soft(folder: Path, case: str, temperature: str) -> Tensor:
     soft = _model(folder).soft_codes(_input(folder, f"{case}/image"), float(temperature))
     return soft.flatten(1, 2)
 
 
-@kind("teacher picture", r"([^/]+)/decoded_(unclamped|clamped|from_flat_codes)", PICTURE)
+@teacher("picture", r"([^/]+)/decoded_(unclamped|clamped|from_flat_codes)", PICTURE)
 def _decoded(folder: Path, case: str, name: str) -> Tensor:
     model, x = _model(folder), _input(folder, f"{case}/image")
     if name == "unclamped":
         return _back(model(x).reconstruction)
-    codes = _io(folder)[f"{case}/indices"]
+    codes = tensors_of(folder)[f"{case}/indices"]
     if name == "clamped":
         return _back(model.decode(model.encode(x)))
     side = math.isqrt(codes.shape[1])
-    expected = _io(folder)[f"{case}/decoded_from_flat_codes"]
+    expected = tensors_of(folder)[f"{case}/decoded_from_flat_codes"]
     picture = model.forward(x, tokens=Tokens(codes.view(-1, side, side))).reconstruction
     # Whether flat codes come back clamped is not the point here: compare like with like.
     picture = _back(picture)
@@ -384,52 +367,20 @@ def _decoded(folder: Path, case: str, name: str) -> Tensor:
 # -- the tests -----------------------------------------------------------------------------------
 
 
-def _cases() -> list[Any]:
-    cases = []
-    for folder in FOLDERS:
-        teacher = "latent_tokens" not in _keys(folder, "weights.safetensors")
-        for key in sorted(_keys(folder, "io.safetensors")):
-            if (TEACHER_INPUT if teacher else INPUT).fullmatch(key):
-                continue
-            name = folder.relative_to(FOLDER).as_posix()
-            cases.append(pytest.param(folder, key, teacher, id=f"{name}:{key}"))
-    return cases
-
-
-def _find(key: str, teacher: bool) -> tuple[str, float, Compute, tuple[str, ...]] | None:
-    for name, pattern, tolerance, compute in KINDS:
-        match = pattern.fullmatch(key)
-        if match and name.startswith("teacher") == teacher:
-            return name, tolerance, compute, match.groups()
-    return None
-
-
-@pytest.mark.parametrize(("folder", "key", "teacher"), _cases())
-def test_vector(folder: Path, key: str, teacher: bool) -> None:
-    found = _find(key, teacher)
-    assert found is not None, f"no test computes {key}"
-    _, tolerance, compute, groups = found
-    ours, expected = compute(folder, *groups).detach(), _io(folder)[key]
-    if not expected.is_floating_point():
-        assert torch.equal(ours, expected)
-        return
-    assert ours.shape == expected.shape
-    peak = float(expected.abs().max())
-    scale = 1.0 if tolerance == PICTURE else peak if tolerance == GRADIENT else max(peak, 1.0)
-    assert float((ours - expected).abs().max()) <= tolerance * scale
+@pytest.mark.parametrize(("folder", "key"), NETWORKS.cases() + TEACHERS.cases())
+def test_vector(folder: Path, key: str) -> None:
+    (NETWORKS if folder in NETWORKS.folders else TEACHERS).check(folder, key)
 
 
 def test_every_kind_of_case_is_there() -> None:
-    found = {_find(case.values[1], case.values[2]) for case in _cases()}
-    names = {match[0] for match in found if match is not None}
-    assert names == {name for name, *_ in KINDS}
+    assert not NETWORKS.unused() and not TEACHERS.unused()
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.relative_to(FOLDER).as_posix())
+@pytest.mark.parametrize("folder", FOLDERS, ids=place)
 def test_every_key_maps_without_a_config(folder: Path) -> None:
     # Shapes alone give every size but the number of heads, which no tensor shows.
     model = import_state(load_file(folder / "weights.safetensors"))
-    assert set(official_names(model).values()) == _keys(folder, "weights.safetensors")
+    assert set(official_names(model).values()) == keys_of(folder, "weights")
 
 
 def _lists(pattern: str) -> list[Any]:
@@ -478,7 +429,6 @@ def test_what_decoder_only_training_freezes_is_the_official_list(
 
 # -- full-size checkpoints -----------------------------------------------------------------------
 
-MANIFEST = FOLDER / "manifest_full.json"
 # Millions of parameters in the papers' tables and in the reference implementation of each entry.
 PAPERS = {
     "One-D-Piece-S-256": 83.9, "One-D-Piece-B-256": 205.3, "One-D-Piece-L-256": 641.7,
@@ -489,11 +439,8 @@ PAPERS = {
 
 
 def _manifest() -> list[Any]:
-    if not MANIFEST.is_file():
-        return []
-    entries = json.loads(MANIFEST.read_text())
     found = []
-    for name, rows in entries.items():
+    for name, rows in manifest_of(FOLDER).items():
         keys = {key for key, *_ in rows}
         if "latent_tokens" in keys or "encoder.down.0.block.0.conv1.weight" in keys:
             found.append(pytest.param(name, rows, id=re.split(r"[ :(]", name)[0] + f"-{len(rows)}"))
@@ -502,7 +449,7 @@ def _manifest() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "rows"), _manifest())
 def test_full_size_checkpoints_map_completely(name: str, rows: list[Any]) -> None:
-    state = {key: torch.empty(shape, device="meta") for key, shape, _ in rows}
+    state = meta_state(rows)
     model = import_state(state, name=name)
     assert set(official_names(model).values()) == set(state)
     total = sum(tensor.numel() for tensor in model.state_dict().values())

@@ -7,8 +7,6 @@ are fed the same pictures on [-1, 1].
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from functools import cache
 from pathlib import Path
@@ -16,43 +14,36 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parity.vectors import (
+    Tolerance,
+    close,
+    config_of,
+    folders_with,
+    keys_of,
+    parity_folder,
+    tensors_of,
+)
 from tok_core.contract import Tokens, TrainingOutput
 from tok_core.weight_files import read_weights
 from vision_tok.image_objective import ImageObjective, ImageObjectiveConfig
 from vision_tok.image_objective_import import import_official_losses
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "one-d-piece"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("one-d-piece")
 
-LOSS = 1e-5  # relative to the maximum, absolute where that is below 1
-GRADIENT = 1e-4  # relative to the maximum
-
-
-def _loss_folders() -> list[Path]:
-    found = []
-    for weights in sorted(FOLDER.rglob("weights.safetensors")):
-        with safe_open(weights, "pt") as file:
-            if any(key.startswith("discriminator.block_in.") for key in list(file.keys())):
-                found.append(weights.parent)
-    return found
-
-
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
+LOSS = Tolerance(peak=1e-5, floor=1.0)
+GRADIENT = Tolerance(peak=1e-4)
+FOLDERS = [
+    folder for folder in folders_with("weights.safetensors", FOLDER)
+    if any(key.startswith("discriminator.block_in.") for key in keys_of(folder, "weights"))
+]  # fmt: skip
 
 
 @cache
 def _settings(folder: Path) -> dict[str, Any]:
     """The folder's config with abbreviated option names written out."""
-    config = json.loads((folder / "config.json").read_text())
+    config = config_of(folder)
     return config | {name: config[key] for key, name in config.get("names", {}).items()}
 
 
@@ -80,8 +71,8 @@ def _objective(folder: Path, **changes: Any) -> ImageObjective:
 def _cases(pattern: str) -> list[Any]:
     """(folder, *groups of the pattern) once per distinct match over all keys."""
     found: dict[tuple[Any, ...], str] = {}
-    for folder in _loss_folders():
-        for key in _io(folder):
+    for folder in FOLDERS:
+        for key in tensors_of(folder):
             if match := re.fullmatch(pattern, key):
                 label = "-".join([folder.name, *match.groups()]).replace("/", "-")
                 found[(folder, *match.groups())] = label
@@ -102,12 +93,8 @@ KINDS = {
 }
 
 
-def _check(actual: Tensor | float, expected: Tensor, tolerance: float = LOSS, floor: float = 1.0
-           ) -> None:
-    actual = torch.as_tensor(actual).detach().double().reshape(expected.shape)
-    scale = max(float(expected.abs().max()), floor)
-    error = float((actual - expected.double()).abs().max())
-    assert error <= tolerance * scale, f"off by {error:.3g}, {tolerance * scale:.3g} allowed"
+def _check(actual: Tensor | float, expected: Tensor, tolerance: Tolerance = LOSS) -> None:
+    close(torch.as_tensor(actual).reshape(expected.shape), expected, tolerance)
 
 
 def _output(folder: Path, reconstruction: Tensor, losses: dict[str, Tensor]) -> TrainingOutput:
@@ -123,18 +110,18 @@ def test_each_kind_is_found(kind: str) -> None:
 @pytest.mark.parametrize(("folder", "case"), _cases(KINDS["blur"]))
 def test_blur(folder: Path, case: str) -> None:
     blur = _objective(folder).discriminator.blocks[0][1]
-    _check(blur(_io(folder)[f"{case}/in"]), _io(folder)[f"{case}/out"])
+    _check(blur(tensors_of(folder)[f"{case}/in"]), tensors_of(folder)[f"{case}/out"])
 
 
 @pytest.mark.parametrize(("folder", "case", "name"), _cases(KINDS["discriminator_named"]))
 def test_discriminator_logits(folder: Path, case: str, name: str) -> None:
-    io = _io(folder)
+    io = tensors_of(folder)
     _check(_objective(folder).discriminator(io[name]), io[f"{case}/logits_{name}"])
 
 
 @pytest.mark.parametrize(("folder", "case", "name"), _cases(KINDS["discriminator_stored"]))
 def test_discriminator_logits_of_stored_input(folder: Path, case: str, name: str) -> None:
-    io = _io(folder)
+    io = tensors_of(folder)
     logits = _objective(folder).discriminator(io[f"{case}/{name}_input"])
     _check(logits, io[f"{case}/{name}_logits"])
 
@@ -149,7 +136,7 @@ def _step(folder: Path, case: str) -> int:
 @cache
 def _generator(folder: Path, case: str) -> tuple[dict[str, Tensor], dict[str, Any], Tensor]:
     """Our terms, our statistics and the gradient on [0, 1] reconstructions."""
-    io = _io(folder)
+    io = tensors_of(folder)
     # The quantizer's two logged parts, and whatever else its total held.
     losses = {
         "quantizer/codebook": io[f"{case}/codebook_loss"],
@@ -168,7 +155,7 @@ def _generator(folder: Path, case: str) -> tuple[dict[str, Tensor], dict[str, An
 @pytest.mark.parametrize(("folder", "case", "name"), _cases(KINDS["generator"]))
 def test_generator_terms(folder: Path, case: str, name: str) -> None:
     terms, statistics, _ = _generator(folder, case)
-    expected = _io(folder)[f"{case}/{name}"]
+    expected = tensors_of(folder)[f"{case}/{name}"]
     settings = _settings(folder)
     quantizer = sum(v for k, v in terms.items() if k.startswith("loss/quantizer/"))
     gan_scale = settings["discriminator_weight"] * settings["discriminator_factor"]
@@ -185,19 +172,19 @@ def test_generator_terms(folder: Path, case: str, name: str) -> None:
         "commitment_loss": (statistics["quantizer/commitment"], 1.0),
     }
     value, floor = ours[name]
-    _check(value, expected, floor=floor)
+    _check(value, expected, LOSS._replace(floor=floor))
 
 
 @pytest.mark.parametrize(("folder", "case", "name"), _cases(KINDS["generator_gradient"]))
 def test_generator_gradient(folder: Path, case: str, name: str) -> None:
-    expected = _io(folder)[f"{case}/grad_{name}"]
-    _check(_generator(folder, case)[2], expected, GRADIENT, floor=0.0)
+    expected = tensors_of(folder)[f"{case}/grad_{name}"]
+    _check(_generator(folder, case)[2], expected, GRADIENT)
 
 
 @cache
 def _discriminator_calls(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Successive evaluations on the same pair: our values and gradients by official name."""
-    io = _io(folder)
+    io = tensors_of(folder)
     objective = _objective(folder)
     start = objective.config.discriminator_start
     numbers = {int(m[1]) for key in io if (m := re.match(r"discriminator_call(\d+)/", key))}
@@ -231,36 +218,36 @@ def test_discriminator_call(folder: Path, case: str, name: str) -> None:
         "ema_fake_logits_mean_after": 1 - settings.get("lecam_ema_decay", 0.999),
     }.get(name, 1.0)
     ours = _discriminator_calls(folder)[case][name]
-    _check(ours, _io(folder)[f"{case}/{name}"], floor=floor)
+    _check(ours, tensors_of(folder)[f"{case}/{name}"], LOSS._replace(floor=floor))
 
 
 @pytest.mark.parametrize(("folder", "case", "name"), _cases(KINDS["discriminator_gradient"]))
 def test_discriminator_gradient(folder: Path, case: str, name: str) -> None:
     ours = _discriminator_calls(folder)[case][f"grad/{name}"]
-    _check(ours, _io(folder)[f"{case}/grad/{name}"], GRADIENT, floor=0.0)
+    _check(ours, tensors_of(folder)[f"{case}/grad/{name}"], GRADIENT)
 
 
 @pytest.mark.parametrize(("folder", "name"), _cases(KINDS["perceptual_logits"]))
 def test_perceptual_logits(folder: Path, name: str) -> None:
-    logits = _objective(folder).perceptual.logits(_io(folder)[name] * 2 - 1)
-    _check(logits, _io(folder)[f"perceptual/logits_{name}"])
+    logits = _objective(folder).perceptual.logits(tensors_of(folder)[name] * 2 - 1)
+    _check(logits, tensors_of(folder)[f"perceptual/logits_{name}"])
 
 
 @pytest.mark.parametrize(("folder", "name", "rows", "columns"), _cases(KINDS["perceptual_resize"]))
 def test_perceptual_resize(folder: Path, name: str, rows: str, columns: str) -> None:
-    resized = _objective(folder).perceptual.resize(_io(folder)[name])
+    resized = _objective(folder).perceptual.resize(tensors_of(folder)[name])
     corner = resized[..., : int(rows), : int(columns)]
-    _check(corner, _io(folder)[f"perceptual/resized_{name}_top_left_{rows}x{columns}"])
+    _check(corner, tensors_of(folder)[f"perceptual/resized_{name}_top_left_{rows}x{columns}"])
 
 
 @pytest.mark.parametrize(("folder", "name"), _cases(KINDS["perceptual_raw"]))
 def test_perceptual_raw(folder: Path, name: str) -> None:
-    io = _io(folder)
+    io = tensors_of(folder)
     ours = _objective(folder).perceptual(io["reconstructions"] * 2 - 1, io["inputs"] * 2 - 1)
     _check(ours, io[f"perceptual/{name}"])
 
 
-@pytest.mark.parametrize("folder", [pytest.param(f, id=f.name) for f in _loss_folders()])
+@pytest.mark.parametrize("folder", [pytest.param(f, id=f.name) for f in FOLDERS])
 def test_import_is_strict_both_ways(folder: Path) -> None:
     from tok_core.errors import WeightsError
 

@@ -7,21 +7,28 @@ Quantizers by themselves and next-scale inputs are tested in `test_robusttok_qua
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parity.vectors import (
+    Kinds,
+    Tolerance,
+    config_of,
+    folders_with,
+    keys_of,
+    manifest_of,
+    meta_state,
+    parity_folder,
+    tensors_of,
+)
 from tok_core.contract import Tokens
 from tok_core.latent_perturbation import first_items
 from tok_core.perturbation_config import PerturbationConfig
@@ -41,51 +48,25 @@ from vision_tok.robus_tok import SEMANTIC_PERTURBED, SEMANTIC_TEACHER, RobusTok
 from vision_tok.semantic_encoder import SemanticEncoder
 from vision_tok.semantic_teacher import SemanticTeacher, TeacherOptions, build_teacher
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "robusttok"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("robusttok")
 
-FEATURE, PIXEL = 1e-4, 1.0  # absolute; uint8 may differ by 1 at isolated pixels
-LOSS, GRADIENT = 1e-5, 1e-3  # relative; of the tensor's largest entry
-RELATIVE = (LOSS, GRADIENT)
-ISOLATED = 0.01  # share of pixels
+FEATURE = Tolerance(absolute=1e-4)
+LOSS, GRADIENT = Tolerance(peak=1e-5), Tolerance(peak=1e-3)
+PIXEL = FEATURE._replace(off_by_one=0.01)  # bytes, at isolated pixels
 INPUT = re.compile(
     r"image|random_indices|quant_grad\.(G|second_pre_quant|hits_after_\d)|var_.*"
     r"|train\.(usage_percent|dependency_loss)|train\.(\w+\.)?draw_.*"
 )
-
-
-def _tokenizers() -> list[Path]:
-    found = []
-    for path in sorted(FOLDER.rglob("io.safetensors")):
-        weights = path.parent / "weights.safetensors"
-        if weights.is_file():
-            with safe_open(weights, "pt") as tensors:
-                if "encoder.latent_tokens" in tensors.keys():  # noqa: SIM118
-                    found.append(path.parent)
-    return found
-
-
-FOLDERS = _tokenizers()
-
-
-@cache
-def _keys(folder: Path) -> frozenset[str]:
-    with safe_open(folder / "io.safetensors", "pt") as tensors:
-        return frozenset(tensors.keys())
-
-
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
+FOLDERS = [
+    folder for folder in folders_with("io.safetensors", FOLDER)
+    if "encoder.latent_tokens" in keys_of(folder, "weights")
+]  # fmt: skip
 
 
 @cache
 def _config(folder: Path) -> dict[str, Any]:
     # Recorded without drop path, whether the config says so or not.
-    return {**json.loads((folder / "config.json").read_text()), "drop_path_rate": 0.0}
+    return {**config_of(folder), "drop_path_rate": 0.0}
 
 
 def _fresh(folder: Path) -> RobusTok:
@@ -105,7 +86,7 @@ def _teacher(folder: Path) -> SemanticTeacher:
 @cache
 def _codes(folder: Path) -> Tensor:
     """Codes (B, P, ...) of the pictures."""
-    codes = _model(folder).encode(_io(folder)["image"]).codes
+    codes = _model(folder).encode(tensors_of(folder)["image"]).codes
     return codes if _model(folder).settings.branches > 1 else codes[:, None]
 
 
@@ -115,21 +96,13 @@ def _outer(folder: Path, codes: Tensor) -> Tensor:
 
 # -- what each key asks for ----------------------------------------------------------------------
 
-Compute = Callable[..., Tensor]
-KINDS: list[tuple[str, re.Pattern[str], float, Compute]] = []
-
-
-def kind(name: str, pattern: str, tolerance: float = FEATURE) -> Callable[[Compute], Compute]:
-    def register(compute: Compute) -> Compute:
-        KINDS.append((name, re.compile(pattern), tolerance, compute))
-        return compute
-
-    return register
+KINDS = Kinds(FOLDERS, FEATURE, elsewhere=INPUT)
+kind = KINDS.kind
 
 
 @kind("encoder", r"encoder\.(patch_tokens|latent_out)")
 def _encoder(folder: Path, name: str) -> Tensor:
-    model, x = _model(folder), _io(folder)["image"]
+    model, x = _model(folder), tensors_of(folder)["image"]
     if name == "latent_out":
         return model.encoder(x)
     return model.encoder.tower.patches(x).flatten(2).transpose(1, 2)
@@ -138,7 +111,7 @@ def _encoder(folder: Path, name: str) -> Tensor:
 @kind("latents", r"pre_quant(?:\.branch(\d+))?")
 def _latents(folder: Path, branch: str | None) -> Tensor:
     model = _model(folder)
-    parts = model.latents(_io(folder)["image"]).unflatten(1, (model.settings.branches, -1))
+    parts = model.latents(tensors_of(folder)["image"]).unflatten(1, (model.settings.branches, -1))
     if branch is not None:
         return parts[:, int(branch)]
     if model.settings.branches == 1:
@@ -172,19 +145,19 @@ def _post_quant(folder: Path) -> Tensor:
 
 @kind("pictures", r"reconstruction_clamped(?:\.upto_scale(\d+))?")
 def _pictures(folder: Path, scale: str | None) -> Tensor:
-    model, x = _model(folder), _io(folder)["image"]
+    model, x = _model(folder), tensors_of(folder)["image"]
     codes, scales = _outer(folder, _codes(folder)), model.quantizer.scales
     if scale is not None and scales is not None and int(scale) + 1 < len(scales):
         return model.decode(codes[..., : scales.offsets[int(scale) + 1]])
     picture, decoded = model(x).reconstruction, model.decode(codes)
     assert picture is not None
-    assert (decoded - picture.clamp(-1, 1)).abs().max() <= FEATURE
+    assert (decoded - picture.clamp(-1, 1)).abs().max() <= FEATURE.absolute
     return decoded
 
 
 @kind("pictures not clamped", r"decoded_unclamped")
 def _unclamped(folder: Path) -> Tensor:
-    picture = _model(folder)(_io(folder)["image"]).reconstruction
+    picture = _model(folder)(tensors_of(folder)["image"]).reconstruction
     assert picture is not None
     return picture
 
@@ -200,12 +173,12 @@ def _byte_pictures(folder: Path) -> Tensor:
 
 @kind("any codes", r"random_indices_(decoded_unclamped|uint8_bhwc)", PIXEL)
 def _random(folder: Path, form: str) -> Tensor:
-    model, given = _model(folder), _io(folder)["random_indices"]
+    model, given = _model(folder), tensors_of(folder)["random_indices"]
     codes = given.view_as(_outer(folder, _codes(folder)))
     if form == "uint8_bhwc":
         return _bytes(model.decode(codes))
     # Without the encoder, the way that a decoder trains alone.
-    picture = model(_io(folder)["image"], tokens=Tokens(codes)).reconstruction
+    picture = model(tensors_of(folder)["image"], tokens=Tokens(codes)).reconstruction
     assert picture is not None
     return picture
 
@@ -215,7 +188,7 @@ def _random(folder: Path, form: str) -> Tensor:
 
 @kind("teacher", r"semantic\.(input_imagenet_norm|cls_feature|z_s)")
 def _semantic(folder: Path, name: str) -> Tensor:
-    teacher, x = _teacher(folder), _io(folder)["image"]
+    teacher, x = _teacher(folder), tensors_of(folder)["image"]
     assert isinstance(teacher.network, SemanticEncoder)
     if name == "input_imagenet_norm":
         return teacher.network.normalised(x)
@@ -249,7 +222,7 @@ class _Depths(QuantizerDropout):
 @cache
 def _quantized_alone(folder: Path) -> dict[str, Tensor]:
     """The quantizer by itself: a weighted sum of its output, and its losses."""
-    io, model = _io(folder), _fresh(folder).train()
+    io, model = tensors_of(folder), _fresh(folder).train()
     quantizer = model.quantizer
     for branch in quantizer:
         assert branch.average is not None
@@ -281,7 +254,7 @@ def _quantizer_gradient(folder: Path, name: str) -> Tensor:
 @cache
 def _trained(folder: Path, case: str | None) -> dict[str, Tensor]:
     """One training forward with the official draws, its losses and all gradients."""
-    io, config, model = _io(folder), _config(folder), _fresh(folder).train()
+    io, config, model = tensors_of(folder), _config(folder), _fresh(folder).train()
     prefix = f"train.{case}." if case else "train."
     if f"{prefix}draw_prob" in io:
         model.perturbation = _perturbation(folder, str(case))
@@ -320,7 +293,7 @@ def _perturbation(folder: Path, case: str) -> TrainingPerturbation:
     setting = _config(folder)["notes"][f"train_case_{case}"]
     chosen = {name: setting[name] for name in ("alpha", "beta", "delta")}
     drawn = _Drawn(PerturbationConfig(**chosen, neighbourhood="latent"))
-    io = _io(folder)
+    io = tensors_of(folder)
     drawn.chance, drawn.rank = (io[f"train.{case}.draw_{name}"] for name in ("prob", "rank"))
     assert int(first_items(len(io["image"]), chosen["beta"]).sum()) == setting["perturbed_images"]
     return drawn
@@ -331,49 +304,20 @@ def _perturbation(folder: Path, case: str) -> TrainingPerturbation:
 @kind("training gradients", r"train\.(?:(\w+)\.)?(grad(?:_norm)?\..+)", GRADIENT)
 def _training(folder: Path, case: str | None, name: str) -> Tensor:
     found = _trained(folder, case)[name]
-    return found.view(_io(folder)[f"train.{case + '.' if case else ''}{name}"].shape)
+    return found.view(tensors_of(folder)[f"train.{case + '.' if case else ''}{name}"].shape)
 
 
 # -- the tests -----------------------------------------------------------------------------------
 
 
-def _cases() -> list[Any]:
-    return [
-        pytest.param(folder, key, id=f"{folder.relative_to(FOLDER).as_posix()}:{key}")
-        for folder in FOLDERS
-        for key in sorted(_keys(folder))
-        if not INPUT.fullmatch(key)
-    ]
-
-
-def _find(key: str) -> tuple[str, float, Compute, tuple[str, ...]] | None:
-    for name, pattern, tolerance, compute in KINDS:
-        if match := pattern.fullmatch(key):
-            return name, tolerance, compute, match.groups()
-    return None
-
-
-@pytest.mark.parametrize(("folder", "key"), _cases())
+@pytest.mark.parametrize(("folder", "key"), KINDS.cases())
 def test_vector(folder: Path, key: str) -> None:
-    found = _find(key)
-    assert found is not None, f"no test computes {key}"
-    _, tolerance, compute, groups = found
     with torch.no_grad():
-        ours, expected = compute(folder, *groups).detach(), _io(folder)[key]
-    assert ours.shape == expected.shape
-    error = (ours - expected).abs()
-    if not expected.is_floating_point():
-        limit = int(PIXEL) if "uint8" in key else 0
-        assert error.max() <= limit and (error > 0).float().mean() <= ISOLATED
-        return
-    tolerance = FEATURE if tolerance == PIXEL else tolerance
-    scale = float(expected.abs().max()) if tolerance in RELATIVE else 1.0
-    assert float(error.max()) <= tolerance * scale
+        KINDS.check(folder, key)
 
 
 def test_every_kind_of_case_is_there() -> None:
-    found = {_find(case.values[1]) for case in _cases()}
-    assert {match[0] for match in found if match is not None} == {name for name, *_ in KINDS}
+    assert not KINDS.unused()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -428,7 +372,6 @@ def test_its_teacher_can_be_kept(file: Path, tmp_path: Path) -> None:
 
 # -- full-size checkpoints -----------------------------------------------------------------------
 
-MANIFEST = FOLDER / "manifest_full.json"
 # Parameters without teacher and buffers, by branches, codebook size, code_dim and scales: the
 # papers' 258.15M and so on without the 85.86M of the teacher.
 COUNTS = {
@@ -441,10 +384,9 @@ EXTRAS = {"sem_linear.weight": (64, 768), "detail_model.blocks.0.norm1.weight": 
 
 
 def _manifest() -> list[Any]:
-    entries = json.loads(MANIFEST.read_text()) if MANIFEST.is_file() else {}
     return [
         pytest.param(name, rows, id=name.split(" [")[0])
-        for name, rows in entries.items()
+        for name, rows in manifest_of(FOLDER).items()
         if isinstance(rows, list) and any(key == "encoder.latent_tokens" for key, *_ in rows)
     ]
 
@@ -452,7 +394,7 @@ def _manifest() -> list[Any]:
 @pytest.mark.parametrize("extras", [False, True], ids=["tokenizer", "with-optional-parts"])
 @pytest.mark.parametrize(("name", "rows"), _manifest())
 def test_full_size_checkpoints_map_completely(name: str, rows: list[Any], extras: bool) -> None:
-    state = {key: torch.empty(shape, device="meta") for key, shape, _ in rows}
+    state = meta_state(rows)
     more = {key: torch.empty(shape, device="meta") for key, shape in EXTRAS.items()}
     model = robus_tok_from_state(state | (more if extras else {}), name=name)
     official = [part for parts in official_names(model).values() for part in parts]

@@ -6,21 +6,26 @@ options come from the ``config.json`` beside it, folders and cases from the file
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parity.vectors import (
+    PARITY,
+    Kinds,
+    Tolerance,
+    config_of,
+    folders_with,
+    keys_of,
+    parity_folder,
+    tensors_of,
+)
 from tok_core.evaluation_crop import evaluation_crop
 from tok_core.training.schedule import epoch_learning_rate
 from vision_tok.adaptive_weight import LAST_LAYER, adaptive_weight
@@ -37,36 +42,16 @@ from vision_tok.discriminator_trunk import IMAGENET, TrunkOptions, trunk_from_st
 from vision_tok.image_crops import box_crop, shortest_sides
 from vision_tok.import_dino_discriminator import dino_discriminator_from_state
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "robusttok"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("robusttok")
 
-FEATURE, LOSS = 1e-4, 1e-5  # absolute, relative
-FOLDERS = sorted(path.parent for path in FOLDER.rglob("io.safetensors"))
+FEATURE, LOSS = Tolerance(absolute=1e-4), Tolerance(relative=1e-5, absolute=1e-7)
+FOLDERS = folders_with("io.safetensors", FOLDER)
 TRUNK = "dino_proxy_not_in_checkpoint."
 
 
 @cache
-def _keys(folder: Path) -> frozenset[str]:
-    with safe_open(folder / "io.safetensors", "pt") as tensors:
-        return frozenset(tensors.keys())
-
-
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
-
-
-@cache
-def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())
-
-
-@cache
 def _discriminator(folder: Path) -> DinoDiscriminator:
-    config, state = _config(folder), load_file(folder / "weights.safetensors")
+    config, state = config_of(folder), load_file(folder / "weights.safetensors")
     sizes = config["trunk"]
     official = {k.removeprefix(TRUNK): t for k, t in state.items() if k.startswith(TRUNK)}
     # Constants of the official module: from [-1, 1] to ImageNet's statistics.
@@ -84,32 +69,24 @@ def _discriminator(folder: Path) -> DinoDiscriminator:
 
 # -- what each key asks for ----------------------------------------------------------------------
 
-Compute = Callable[..., Tensor]
-KINDS: list[tuple[str, re.Pattern[str], bool, Compute]] = []
-
-
-def kind(name: str, pattern: str, *, loss: bool = False) -> Callable[[Compute], Compute]:
-    def register(compute: Compute) -> Compute:
-        KINDS.append((name, re.compile(pattern), loss, compute))
-        return compute
-
-    return register
+KINDS = Kinds(FOLDERS, FEATURE)
+kind = KINDS.kind
 
 
 @kind("read-outs", r"trunk\.readout(\d+)")
 def _readout(folder: Path, index: str) -> Tensor:
-    return _discriminator(folder).trunk(_io(folder)["image_fake"])[int(index)]
+    return _discriminator(folder).trunk(tensors_of(folder)["image_fake"])[int(index)]
 
 
 @kind("logits", r"logits_([a-z0-9]+)(?:_area_path)?")
 def _logits(folder: Path, picture: str) -> Tensor:
-    return _discriminator(folder)(_io(folder)[f"image_{picture}"])
+    return _discriminator(folder)(tensors_of(folder)[f"image_{picture}"])
 
 
 @kind("local batch norm", r"bnlocal\.out_B(\d+)")
 def _local_batch_norm(folder: Path, batch: str) -> Tensor:
-    io = _io(folder)
-    norm = LocalBatchNorm(len(io["bnlocal.weight"]), _config(folder)["virtual_batch"])
+    io = tensors_of(folder)
+    norm = LocalBatchNorm(len(io["bnlocal.weight"]), config_of(folder)["virtual_batch"])
     norm.load_state_dict({k: io[f"bnlocal.{k}"] for k in ("weight", "bias")})
     return norm(io["bnlocal.in"][: int(batch)])
 
@@ -121,7 +98,7 @@ def _number(text: str) -> float:
 
 @kind("augmented", r"diffaug(?:_p(\w+))?\.out")
 def _augmented(folder: Path, probability: str | None) -> Tensor:
-    io, options = _io(folder), _config(folder)["diffaug"]
+    io, options = tensors_of(folder), config_of(folder)["diffaug"]
     name = f"diffaug_p{probability}" if probability else "diffaug"
     draws = AugmentDraws(io[f"{name}.draw_gates"], io[f"{name}.draws_7xBx1x1"])
     x = io["image_fake"].clone().requires_grad_()
@@ -136,21 +113,21 @@ def _augmented(folder: Path, probability: str | None) -> Tensor:
 
 @kind("blurred", r"diffaug_blur\.schedule(\w+)\.out")
 def _blurred(folder: Path, schedule: str) -> Tensor:
-    return warm_up_blur(_io(folder)["image_fake"], _number(schedule))
+    return warm_up_blur(tensors_of(folder)["image_fake"], _number(schedule))
 
 
-@kind("adversarial losses", r"loss\.(hinge_d|hinge_g|vanilla_d)", loss=True)
+@kind("adversarial losses", r"loss\.(hinge_d|hinge_g|vanilla_d)", LOSS)
 def _adversarial(folder: Path, name: str) -> Tensor:
-    real, fake = (_io(folder)[f"logits_{side}"] for side in ("real", "fake"))
+    real, fake = (tensors_of(folder)[f"logits_{side}"] for side in ("real", "fake"))
     if name == "hinge_g":
         return generator_hinge(fake)
     return {"hinge_d": discriminator_hinge, "vanilla_d": discriminator_vanilla}[name](real, fake)
 
 
-@kind("lecam", r"(loss\.lecam_\w+)", loss=True)
+@kind("lecam", r"(loss\.lecam_\w+)", LOSS)
 def _lecam(folder: Path, name: str) -> Tensor:
-    io = _io(folder)
-    lecam = LeCam(_config(folder)["lecam_decay"], update_first=True)
+    io = tensors_of(folder)
+    lecam = LeCam(config_of(folder)["lecam_decay"], update_first=True)
     rows = []
     for k in range(len(io[name])):
         penalty = lecam(io["logits_real"] + k, io["logits_fake"] - 0.5 * k)
@@ -158,54 +135,34 @@ def _lecam(folder: Path, name: str) -> Tensor:
     return torch.stack(rows)
 
 
-@kind("adaptive weight", r"loss\.adaptive\.weight", loss=True)
+@kind("adaptive weight", r"loss\.adaptive\.weight", LOSS)
 def _adaptive(folder: Path) -> Tensor:
-    weight = _io(folder)["loss.adaptive.W"].clone().requires_grad_()
-    rest = (weight @ _io(folder)["loss.adaptive.A"]).square().mean()
+    weight = tensors_of(folder)["loss.adaptive.W"].clone().requires_grad_()
+    rest = (weight @ tensors_of(folder)["loss.adaptive.A"]).square().mean()
     return adaptive_weight(rest, weight.sin().mean(), {LAST_LAYER: weight})
 
 
-@kind("contrastive", r"loss\.contrastive\.scale(\w+)", loss=True)
+@kind("contrastive", r"loss\.contrastive\.scale(\w+)", LOSS)
 def _contrastive(folder: Path, scale: str) -> Tensor:
-    teacher, token = (_io(folder)[f"loss.contrastive.feat_{s}"] for s in ("teacher", "token"))
+    io = tensors_of(folder)
+    teacher, token = (io[f"loss.contrastive.feat_{s}"] for s in ("teacher", "token"))
     return contrastive_loss(teacher, token, scale=float(scale.replace("p", ".")))
 
 
 # -- the tests -----------------------------------------------------------------------------------
 
 
-def _cases() -> list[Any]:
-    return [
-        pytest.param(folder, key, loss, compute, found.groups(),
-                     id=f"{folder.relative_to(PARITY)}-{name}-{key}")
-        for folder in FOLDERS
-        for key in sorted(_keys(folder))
-        for name, pattern, loss, compute in KINDS
-        if (found := pattern.fullmatch(key))
-    ]  # fmt: skip
+def _label(folder: Path, name: str, key: str) -> str:
+    return f"{folder.relative_to(PARITY)}-{name}-{key}"
 
 
-CASES = _cases()
-
-
-@pytest.mark.parametrize(("folder", "key", "loss", "compute", "groups"), CASES)
-def test_official(
-    folder: Path, key: str, loss: bool, compute: Compute, groups: tuple[Any, ...]
-) -> None:
-    expected = _io(folder)[key]
-    with torch.set_grad_enabled(True):
-        ours = compute(folder, *groups).detach()
-    assert ours.shape == expected.shape
-    if loss:
-        torch.testing.assert_close(ours, expected, rtol=LOSS, atol=1e-7)
-    else:
-        assert float((ours - expected).abs().max()) <= FEATURE
+@pytest.mark.parametrize(("folder", "key"), KINDS.cases(_label))
+def test_official(folder: Path, key: str) -> None:
+    KINDS.check(folder, key)
 
 
 def test_every_kind_is_there() -> None:
-    found = {compute for case in CASES for compute in [case.values[3]]}
-    missing = [name for name, _, _, compute in KINDS if compute not in found]
-    assert not missing
+    assert not KINDS.unused()
     assert CROPS and SCHEDULES
 
 
@@ -217,7 +174,7 @@ def _crops() -> list[tuple[Path, str, int]]:
     return [
         (folder, found[1], int(found[2]))
         for folder in FOLDERS
-        for key in sorted(_keys(folder))
+        for key in sorted(keys_of(folder))
         if (found := pattern.fullmatch(key))
     ]
 
@@ -227,7 +184,7 @@ CROPS = _crops()
 
 @pytest.mark.parametrize(("folder", "name", "index"), CROPS)
 def test_crop(folder: Path, name: str, index: int) -> None:
-    io, setting = _io(folder), _config(folder)[name][index]
+    io, setting = tensors_of(folder), config_of(folder)[name][index]
     image = Image.fromarray(io[f"{name}.{index}.in_hwc"].byte().numpy())
     size = setting["target"]
     if name == "center_crop":
@@ -244,13 +201,13 @@ def test_crop(folder: Path, name: str, index: int) -> None:
 SCHEDULES = [
     (folder, name)
     for folder in FOLDERS
-    for name in sorted(_config(folder).get("lr_schedules", {}))
+    for name in sorted(config_of(folder).get("lr_schedules", {}))
 ]
 
 
 @pytest.mark.parametrize(("folder", "name"), SCHEDULES)
 def test_learning_rates(folder: Path, name: str) -> None:
-    table = _config(folder)["lr_schedules"][name]
+    table = config_of(folder)["lr_schedules"][name]
     given, expected = table["args"], table["lr_used_in_epoch"]
     ours = [
         epoch_learning_rate(

@@ -6,17 +6,14 @@ tensors.
 
 from __future__ import annotations
 
-import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.parity.vectors import config_of, parity_folder, tensors_of
 from tok_core.codebook import Codebook
 from tok_core.latent_perturbation import (
     Draws,
@@ -35,14 +32,8 @@ from tok_core.token_spec import Axis, TokenSpec
 from tok_core.training_perturbation import TrainingDraws, replaced_codes
 from tok_core.vector_quantizer import Quantized, VectorQuantizer
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "robusttok" / "perturbation"
-if not (FOLDER / "io.safetensors").is_file():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
-
-IO: dict[str, Tensor] = load_file(FOLDER / "io.safetensors")
-CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text())
+FOLDER = parity_folder("robusttok/perturbation", holds="io.safetensors")
+IO, CONFIG = tensors_of(FOLDER), config_of(FOLDER)
 CASES = sorted({key.rpartition(".")[0] for key in IO if key.endswith(".effective_rank")})
 # A grid point's metric is the last part of its prefix: l2 (normalised) or raw.
 POINTS = sorted({key.rpartition(".")[0] for key in IO if ".index_neighbours_of_" in key})

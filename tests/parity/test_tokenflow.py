@@ -8,9 +8,7 @@ is in test_tokenflow_quantizers.py.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -21,10 +19,21 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.parity.vectors import (
+    Compute,
+    Kinds,
+    Tolerance,
+    close,
+    config_of,
+    folders_with,
+    keys_of,
+    manifest_of,
+    parity_folder,
+    tensors_of,
+)
 from tok_core.contract import Tokens, TrainingOutput
 from tok_core.errors import ConfigError, WeightsError
 from tok_core.lpips import LPIPS
@@ -41,45 +50,29 @@ from vision_tok.semantic_distillation import SEMANTIC_PREDICTION, SemanticDistil
 from vision_tok.semantic_teacher import SemanticTeacher, TeacherOptions, build_teacher
 from vision_tok.token_flow import TokenFlow
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "tokenflow"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("tokenflow")
 
-FORWARD = 1e-4  # absolute
-SCALAR = (1e-5, 1e-6)  # relative and absolute
-GRADIENT = 1e-3  # relative to the largest entry
+FORWARD = Tolerance(absolute=1e-4)
+SCALAR = Tolerance(relative=1e-5, absolute=1e-6)
+GRADIENT = Tolerance(peak=1e-3)
 TABLE, WINDOW = "quantize.embedding_vqkd.weight", "quantize.codebook_used"
 INTERPOLATED = "interp."
-# Inputs, and what the quantizer's own parity tests and the generators' are for.
+AT = rf"({re.escape(INTERPOLATED)})?"
+TRAINING = re.compile(r"(train\w*)\.(.+)")
+# Inputs, and what training, the quantizer's own parity tests and the generators' are for.
 ELSEWHERE = re.compile(
-    r"image|lookup_\w+|scale\d+\..+|distance_margin|eval_distance_norm_\w+|"
-    r"ar\.(?!decoded_image).+"
+    AT + r"(image|lookup_\w+|scale\d+\..+|distance_margin|eval_distance_norm_\w+|"
+    rf"ar\.(?!decoded_image).+|{TRAINING.pattern})"
 )
 
 
 # -- what the set holds --------------------------------------------------------------------------
 
 
-def _holds(file: Path, key: str) -> bool:
-    with safe_open(file, "pt") as tensors:
-        return key in tensors.keys()  # noqa: SIM118 - the handle is no mapping
-
-
-FOLDERS = sorted(
-    path.parent for path in FOLDER.rglob("weights.safetensors") if _holds(path, TABLE)
-)
-
-
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
-
-
-@cache
-def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())
+FOLDERS = [
+    folder for folder in folders_with("weights.safetensors", FOLDER)
+    if TABLE in keys_of(folder, "weights")
+]  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -96,7 +89,7 @@ class Case(NamedTuple):
 
 @cache
 def _case(folder: Path, prefix: str = "") -> Case:
-    config, io = _config(folder), _io(folder)
+    config, io = config_of(folder), tensors_of(folder)
     model = import_token_flow(folder / "weights.safetensors", config)
     if prefix:
         model = model.at_resolution(
@@ -107,7 +100,7 @@ def _case(folder: Path, prefix: str = "") -> Case:
 
 
 def _teacher(folder: Path) -> SemanticTeacher:
-    config = _config(folder)
+    config = config_of(folder)
     clip = config["semantic_type"].startswith("clip")
     own: dict[str, Any] = {"normalization": "clip", "positions": "offset-0.1", "project": True}
     if not clip:
@@ -125,13 +118,17 @@ def _lpips(folder: Path) -> LPIPS:
 
 # -- what each key of a forward pass asks for ----------------------------------------------------
 
-Compute = Callable[..., Tensor]
-KINDS: list[tuple[str, re.Pattern[str], Compute]] = []
+KINDS = Kinds(FOLDERS, FORWARD, elsewhere=ELSEWHERE)
 
 
 def kind(name: str, pattern: str) -> Callable[[Compute], Compute]:
+    """Register ``compute(case, *groups)`` for both resolutions."""
+
     def register(compute: Compute) -> Compute:
-        KINDS.append((name, re.compile(pattern), compute))
+        @KINDS.kind(name, f"{AT}(?:{pattern})")
+        def at_resolution(folder: Path, prefix: str | None, *groups: str) -> Tensor:
+            return compute(_case(folder, prefix or ""), *groups)
+
         return compute
 
     return register
@@ -211,55 +208,27 @@ def _side(out: TrainingOutput, side: str) -> Tensor:
     return found
 
 
-TRAINING = re.compile(r"(train\w*)\.(.+)")
+def _tolerance(expected: Tensor) -> Tolerance:
+    return FORWARD if expected.ndim else SCALAR
 
 
-def _split(key: str) -> tuple[str, str]:
-    prefix = INTERPOLATED if key.startswith(INTERPOLATED) else ""
-    return prefix, key.removeprefix(prefix)
+CASES = KINDS.cases(lambda folder, name, key: f"{folder.name}-{name}-{key}")
 
 
-def _cases() -> list[Any]:
-    found = []
-    for folder in FOLDERS:
-        for key in sorted(_io(folder)):
-            prefix, name = _split(key)
-            for kind_name, pattern, compute in KINDS:
-                if match := pattern.fullmatch(name):
-                    label = f"{folder.name}-{kind_name}-{key}"
-                    found.append(pytest.param(folder, prefix, key, match, compute, id=label))
-    return found
-
-
-def _check(actual: Tensor, expected: Tensor) -> None:
-    if not expected.is_floating_point():
-        assert torch.equal(actual, expected)
-        return
-    error = float((actual.double() - expected.double()).abs().max())
-    allowed = FORWARD
-    if expected.ndim == 0:
-        allowed = SCALAR[0] * float(expected.abs()) + SCALAR[1]
-    assert actual.shape == expected.shape and error <= allowed, f"off by {error:.3g}"
-
-
-@pytest.mark.parametrize("name", [name for name, _, _ in KINDS])
+@pytest.mark.parametrize("name", [kind.name for kind in KINDS.kinds])
 def test_each_kind_is_found(name: str) -> None:
-    assert [case for case in _cases() if f"-{name}-" in str(case.id)]
+    assert name not in KINDS.unused()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_no_tensor_is_left_out(folder: Path) -> None:
-    patterns = [pattern for _, pattern, _ in KINDS] + [ELSEWHERE, TRAINING]
-    names = {_split(key)[1] for key in _io(folder)}
-    assert not {name for name in names if not any(p.fullmatch(name) for p in patterns)}
+    assert not KINDS.unknown(folder)
 
 
-@pytest.mark.parametrize(("folder", "prefix", "key", "match", "compute"), _cases())
+@pytest.mark.parametrize(("folder", "key"), CASES)
 @torch.no_grad()
-def test_forward(
-    folder: Path, prefix: str, key: str, match: re.Match[str], compute: Compute
-) -> None:
-    _check(compute(_case(folder, prefix), *match.groups()), _io(folder)[key])
+def test_forward(folder: Path, key: str) -> None:
+    KINDS.check(folder, key, _tolerance(tensors_of(folder)[key]))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -267,7 +236,7 @@ def test_forward(
 def test_public_decode_is_the_clamped_picture(folder: Path) -> None:
     case = _case(folder)
     picture = case.model.decode(case.model.encode(case.x))
-    _check(picture, case.io["decoded_image"].clamp(-1, 1))
+    close(picture, case.io["decoded_image"].clamp(-1, 1), FORWARD)
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -285,7 +254,7 @@ class Trained(NamedTuple):
 
 
 def _objective(folder: Path) -> ImageObjective:
-    config = _config(folder)
+    config = config_of(folder)
     discriminator = PatchDiscriminator(config["disc_dim"], config["disc_num_layers"])
     load_strictly(
         discriminator, read_weights(folder / "discriminator.safetensors"), source="the set"
@@ -306,13 +275,13 @@ def _objective(folder: Path) -> ImageObjective:
 
 
 def _step(folder: Path, case: str) -> int:
-    return 0 if "before" in case else int(_config(folder)["disc_start"])
+    return 0 if "before" in case else int(config_of(folder)["disc_start"])
 
 
 def _dropped(folder: Path, case: str) -> int | None:
     if "dropped" not in case:
         return None
-    config = _config(folder)
+    config = config_of(folder)
     kept = config["dropped_scale_list"]
     (left_out,) = [i for i, scale in enumerate(config["scales"]) if scale not in kept]
     return left_out
@@ -321,11 +290,11 @@ def _dropped(folder: Path, case: str) -> int | None:
 @cache
 def _trained(folder: Path, case: str) -> Trained:
     torch.set_grad_enabled(True)
-    model = import_token_flow(folder / "weights.safetensors", _config(folder)).train()
+    model = import_token_flow(folder / "weights.safetensors", config_of(folder)).train()
     model.quantizer.scale_drop = 0.0
     dropped = _dropped(folder, case)
     model._dropped_scale = lambda: dropped
-    x, objective = _io(folder)["image"], _objective(folder)
+    x, objective = tensors_of(folder)["image"], _objective(folder)
     out = model(x)
     terms = objective.generator_losses(x, out, _step(folder, case))
     torch.stack(list(terms.values())).sum().backward()
@@ -398,7 +367,7 @@ def _gradient(done: Trained, folder: Path, name: str) -> Tensor:
 def _training_cases() -> list[Any]:
     found = []
     for folder in FOLDERS:
-        for key in sorted(_io(folder)):
+        for key in sorted(keys_of(folder)):
             if match := TRAINING.fullmatch(key):
                 label = f"{folder.name}-{key}"
                 found.append(pytest.param(folder, key, *match.groups(), id=label))
@@ -406,7 +375,7 @@ def _training_cases() -> list[Any]:
 
 
 def _training_names(folder: Path) -> list[str]:
-    found = (TRAINING.fullmatch(key) for key in _io(folder))
+    found = (TRAINING.fullmatch(key) for key in keys_of(folder))
     return sorted({match[1] for match in found if match})
 
 
@@ -418,22 +387,20 @@ def test_training_is_found() -> None:
 
 @pytest.mark.parametrize(("folder", "key", "case", "name"), _training_cases())
 def test_training(folder: Path, key: str, case: str, name: str) -> None:
-    expected, done = _io(folder)[key], _trained(folder, case)
+    expected, done = tensors_of(folder)[key], _trained(folder, case)
     group, _, inner = name.partition(".")
     if group == "grad":
-        actual = _gradient(done, folder, inner)
-        error = float((actual - expected).abs().max())
-        assert error <= GRADIENT * float(expected.abs().max()), f"off by {error:.3g}"
+        close(_gradient(done, folder, inner), expected, GRADIENT)
         return
     if name == "grad_global_norm":
         norms = [p.grad.norm() for p in done.model.parameters() if p.grad is not None]
-        assert float(torch.stack(norms).norm()) == pytest.approx(float(expected), rel=GRADIENT)
+        close(torch.stack(norms).norm(), expected, GRADIENT)
         return
     if name == "codebook_used_after":
         # Where a set stored one buffer by reference, its cases show the state after the last one.
         same = [
             other for other in _training_names(folder)
-            if torch.equal(_io(folder)[f"{other}.{name}"], expected)
+            if torch.equal(tensors_of(folder)[f"{other}.{name}"], expected)
         ]
         windows = [_trained(folder, other).model.quantizer.recent.codes for other in same]
         assert any(torch.equal(window.to(expected.dtype), expected) for window in windows)
@@ -446,7 +413,7 @@ def test_training(folder: Path, key: str, case: str, name: str) -> None:
             "reconstruction": done.out.reconstruction,
             "semantic_reconstruction": done.out.features[SEMANTIC_PREDICTION],
         }[name]
-    _check(actual.detach(), expected)
+    close(actual, expected, _tolerance(expected))
 
 
 # -- importing -----------------------------------------------------------------------------------
@@ -454,7 +421,7 @@ def test_training(folder: Path, key: str, case: str, name: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_import_is_strict_both_ways(folder: Path) -> None:
-    state, config = load_file(folder / "weights.safetensors"), _config(folder)
+    state, config = load_file(folder / "weights.safetensors"), config_of(folder)
     model = token_flow_from_state(state, config)
     used = {part for parts in official_names(model, state).values() for part in parts}
     for key in sorted(used - {WINDOW})[::7]:
@@ -467,9 +434,9 @@ def test_import_is_strict_both_ways(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_usage_window_is_optional_and_of_any_length(folder: Path) -> None:
-    state, config = load_file(folder / "weights.safetensors"), _config(folder)
+    state, config = load_file(folder / "weights.safetensors"), config_of(folder)
     window = state.pop(WINDOW)
-    x = _io(folder)["image"]
+    x = tensors_of(folder)["image"]
     codes = token_flow_from_state(state, config).encode(x).codes
     shorter = token_flow_from_state(state | {WINDOW: window[:9]}, config)
     assert torch.equal(shorter.encode(x).codes, codes)
@@ -478,7 +445,7 @@ def test_usage_window_is_optional_and_of_any_length(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_level_above_the_tower_may_come_or_go(folder: Path) -> None:
-    state, config = load_file(folder / "weights.safetensors"), _config(folder)
+    state, config = load_file(folder / "weights.safetensors"), config_of(folder)
     level = "encoder_vqkd.vision_model."
     with_level = any(name.startswith(level) for name in state)
     other = {
@@ -492,20 +459,20 @@ def test_the_level_above_the_tower_may_come_or_go(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_wrapped_checkpoint_and_saved_folder(folder: Path, tmp_path: Path) -> None:
-    state, config = load_file(folder / "weights.safetensors"), _config(folder)
+    state, config = load_file(folder / "weights.safetensors"), config_of(folder)
     torch.save({"model": state, "steps": 3, "optimizer": {"state": {}}}, tmp_path / "it.pt")
     model = import_token_flow(tmp_path / "it.pt", config)
     assert model.weights_hash() == _case(folder).model.weights_hash()
     model.save_pretrained(tmp_path / "model")
     again = TokenFlow.from_pretrained(tmp_path / "model")
     assert again.weights_hash() == model.weights_hash()
-    x = _io(folder)["image"]
-    assert torch.equal(again.encode(x).codes, _io(folder)["indices"])
+    x = tensors_of(folder)["image"]
+    assert torch.equal(again.encode(x).codes, tensors_of(folder)["indices"])
 
 
 def test_config_that_contradicts_the_weights_is_one_sentence() -> None:
     folder = FOLDERS[0]
-    state, config = load_file(folder / "weights.safetensors"), _config(folder)
+    state, config = load_file(folder / "weights.safetensors"), config_of(folder)
     with pytest.raises(WeightsError, match="do not belong together"):
         token_flow_from_state(state, config | {"codebook_size": 3})
     with pytest.raises(WeightsError, match="no tensor says its scales"):
@@ -523,8 +490,8 @@ def test_config_that_contradicts_the_weights_is_one_sentence() -> None:
 
 def _manifests() -> list[Any]:
     found = []
-    for file in sorted(FOLDER.rglob("manifest_full.json")):
-        for name, rows in json.loads(file.read_text()).items():
+    for folder in folders_with("manifest_full.json", FOLDER):
+        for name, rows in manifest_of(folder).items():
             if any(key == TABLE for key, _, _ in rows):
                 found.append(pytest.param(rows, id=name.replace(" ", "-")))
     return found

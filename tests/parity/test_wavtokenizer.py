@@ -7,19 +7,14 @@ sizes from the tensors and the ``config.json`` beside them.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,46 +23,35 @@ from audio_tok.infer_wav_tokenizer import DEAD, TRAINING_ONLY, WINDOW
 from audio_tok.istft_head import inverse_stft
 from audio_tok.official_keys import official_names, weight_norm_parts
 from audio_tok.wav_tokenizer import WavTokenizer
+from tests.parity.vectors import (
+    Kinds,
+    Tolerance,
+    config_of,
+    folders_with,
+    manifest_of,
+    meta_state,
+    parity_folder,
+    place,
+    tensors_of,
+)
 from tok_core.kmeans import kmeans
 from tok_core.nearest_code import nearest_code
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "wavtokenizer"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("wavtokenizer")
 
-WAVE = 5e-6  # absolute
-FEATURE = 1e-4  # absolute
-LOSS = 1e-5  # relative
-GRADIENT = 1e-4  # of the largest entry
-# Averages that a training step moves by hundredths.
-STATE = 1e-5  # of the largest entry
-RELATIVE = (LOSS, GRADIENT, STATE)
+WAVE, FEATURE = Tolerance(absolute=5e-6), Tolerance(absolute=1e-4)
+LOSS, GRADIENT = Tolerance(peak=1e-5), Tolerance(peak=1e-4)
+STATE = Tolerance(peak=1e-5)  # averages that a training step moves by hundredths
+# Sums over D: what a latent may be off, they are off by more.
+DISTANCE = Tolerance(peak=1e-4, floor=1.0)
 
-FOLDERS = sorted(path.parent for path in FOLDER.rglob("io.safetensors"))
-# Discriminators, spectral losses and whole training steps.
-TRAINING = re.compile(r"(mpd|mrd|dac|pair|loss|mel|step)\..*")
-INPUT = re.compile(
+FOLDERS = folders_with("io.safetensors", FOLDER)
+ELSEWHERE = re.compile(
     r"wav|wav_short|istft\.spec_(real|imag)|kmeans\.(samples|initial_means)"
     r"|vq_train_\w+\.(probe|\w+_before)"
+    # Discriminators, spectral losses and whole training steps.
+    r"|(mpd|mrd|dac|pair|loss|mel|step)\..*"
 )
-
-
-@cache
-def _keys(folder: Path, name: str) -> frozenset[str]:
-    with safe_open(folder / name, "pt") as tensors:
-        return frozenset(tensors.keys())
-
-
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
-
-
-@cache
-def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())
 
 
 @cache
@@ -76,21 +60,13 @@ def _model(folder: Path) -> WavTokenizer:
 
 
 def _wave(folder: Path, short: str | None = None) -> Tensor:
-    return _io(folder)["wav_short" if short else "wav"][:, None]
+    return tensors_of(folder)["wav_short" if short else "wav"][:, None]
 
 
 # -- what each key asks for ----------------------------------------------------------------------
 
-Compute = Callable[..., Tensor]
-KINDS: list[tuple[str, re.Pattern[str], float, Compute]] = []
-
-
-def kind(name: str, pattern: str, tolerance: float = FEATURE) -> Callable[[Compute], Compute]:
-    def register(compute: Compute) -> Compute:
-        KINDS.append((name, re.compile(pattern), tolerance, compute))
-        return compute
-
-    return register
+KINDS = Kinds(FOLDERS, FEATURE, elsewhere=ELSEWHERE)
+kind = KINDS.kind
 
 
 @cache
@@ -121,7 +97,7 @@ def _latents(folder: Path) -> Tensor:
     return _model(folder).latents(_wave(folder))
 
 
-@kind("distances", r"distances_sq")
+@kind("distances", r"distances_sq", DISTANCE)
 def _distances(folder: Path) -> Tensor:
     model = _model(folder)
     z = model.latents(_wave(folder)).transpose(1, 2)
@@ -143,7 +119,7 @@ def _features(folder: Path, short: str | None) -> Tensor:
 
 @kind("features of codes", r"features_from_codes(_2d)?")
 def _features_of_codes(folder: Path, flat: str | None) -> Tensor:
-    codes = _io(folder)["codes"].transpose(0, 1)
+    codes = tensors_of(folder)["codes"].transpose(0, 1)
     return _model(folder).embed(codes[:1] if flat else codes)
 
 
@@ -151,7 +127,7 @@ def _features_of_codes(folder: Path, flat: str | None) -> Tensor:
 def _decoder_parts(folder: Path) -> dict[str, Tensor]:
     model = _model(folder)
     backbone, row = model.backbone, torch.zeros(1, dtype=torch.int64)
-    parts = {"embed": backbone.embed(_io(folder)["features"].transpose(1, 2))}
+    parts = {"embed": backbone.embed(tensors_of(folder)["features"].transpose(1, 2))}
     x = parts["embed"]
     for i, part in enumerate(backbone.position_net):
         parts[f"pos_net{i}"] = x = part(x)
@@ -176,7 +152,7 @@ def _decoder_rows(folder: Path, name: str) -> Tensor:
 @kind("wave", r"(short_)?wav_out_bw(\d+)", WAVE)
 def _wave_out(folder: Path, short: str | None, row: str) -> Tensor:
     model, condition = _model(folder), torch.tensor([int(row)])
-    z = _io(folder)["short_features" if short else "features"]
+    z = tensors_of(folder)["short_features" if short else "features"]
     wave = model.synthesise(z.transpose(1, 2), condition)
     # The public ways give the same, clamped, and cut to what went in.
     assert torch.equal(model.decode_latents(z, condition=condition), wave.clamp(-1, 1))
@@ -184,19 +160,19 @@ def _wave_out(folder: Path, short: str | None, row: str) -> Tensor:
     decoded = model.decode(tokens, condition=condition)
     length = _wave(folder, short).shape[-1]
     assert decoded.shape[-1] == length
-    assert (decoded - wave[..., :length].clamp(-1, 1)).abs().max() <= WAVE
+    assert (decoded - wave[..., :length].clamp(-1, 1)).abs().max() <= WAVE.absolute
     return wave[:, 0]
 
 
 @kind("inverse STFT", r"istft\.wav", WAVE)
 def _inverse(folder: Path) -> Tensor:
-    io = _io(folder)
+    io = tensors_of(folder)
     spectrum = torch.complex(io["istft.spec_real"], io["istft.spec_imag"])
-    return inverse_stft(spectrum.transpose(1, 2), _config(folder)["hop_length"])
+    return inverse_stft(spectrum.transpose(1, 2), config_of(folder)["hop_length"])
 
 
 def _means(folder: Path, iterations: int) -> Tensor:
-    samples, start = _io(folder)["kmeans.samples"], _io(folder)["kmeans.initial_means"]
+    samples, start = (tensors_of(folder)[f"kmeans.{k}"] for k in ("samples", "initial_means"))
     return kmeans(
         samples, len(start), iterations=iterations, start=start, keep_empty=True,
         points_per_code=None,
@@ -211,14 +187,14 @@ def _kmeans(folder: Path, iterations: str) -> Tensor:
 @kind("k-means counts", r"kmeans\.bins_iter(\d+)")
 def _bins(folder: Path, iterations: str) -> Tensor:
     before = _means(folder, int(iterations) - 1)
-    codes = nearest_code(_io(folder)["kmeans.samples"], before)
+    codes = nearest_code(tensors_of(folder)["kmeans.samples"], before)
     return torch.bincount(codes, minlength=len(before))
 
 
 @cache
 def _trained(folder: Path, case: str) -> dict[str, Tensor]:
     """One training forward and backward of the quantizer from the stored state."""
-    io, model = _io(folder), import_wav_tokenizer(folder)
+    io, model = tensors_of(folder), import_wav_tokenizer(folder)
     level = model.quantizer.levels[0]
     with torch.no_grad():
         level.usage_ema.copy_(io[f"{case}.cluster_size_before"])
@@ -228,7 +204,7 @@ def _trained(folder: Path, case: str) -> dict[str, Tensor]:
         out = model.quantizer.train()(z.transpose(1, 2))
         output = out.latents.transpose(1, 2)
         commitment = out.losses["quantizer/commitment"]
-        weight = _config(folder)["commit_loss_coeff"]
+        weight = config_of(folder)["commit_loss_coeff"]
         loss = (output * io[f"{case}.probe"]).mean() + weight * commitment
         loss.backward()
     assert z.grad is not None
@@ -262,47 +238,19 @@ def _train_state(folder: Path, case: str, name: str) -> Tensor:
 # -- the tests -----------------------------------------------------------------------------------
 
 
-def _cases() -> list[Any]:
-    return [
-        pytest.param(folder, key, id=f"{folder.relative_to(FOLDER).as_posix()}:{key}")
-        for folder in FOLDERS
-        for key in sorted(_keys(folder, "io.safetensors"))
-        if not INPUT.fullmatch(key) and not TRAINING.fullmatch(key)
-    ]
-
-
-def _find(key: str) -> tuple[str, float, Compute, tuple[str, ...]] | None:
-    for name, pattern, tolerance, compute in KINDS:
-        if match := pattern.fullmatch(key):
-            return name, tolerance, compute, match.groups()
-    return None
-
-
-@pytest.mark.parametrize(("folder", "key"), _cases())
+@pytest.mark.parametrize(("folder", "key"), KINDS.cases())
 def test_vector(folder: Path, key: str) -> None:
-    found = _find(key)
-    assert found is not None, f"no test computes {key}"
-    _, tolerance, compute, groups = found
     with torch.no_grad():
-        ours, expected = compute(folder, *groups).detach(), _io(folder)[key]
-    assert ours.shape == expected.shape
-    if not expected.is_floating_point():
-        assert torch.equal(ours, expected)
-        return
-    peak = float(expected.abs().max())
-    # Squared distances are sums over D: what a latent may be off, they are off by more.
-    scale = peak if tolerance in RELATIVE else max(peak, 1.0) if "distances" in key else 1.0
-    assert float((ours - expected).abs().max()) <= tolerance * scale
+        KINDS.check(folder, key)
 
 
 def test_every_kind_of_case_is_there() -> None:
-    found = {_find(case.values[1]) for case in _cases()}
-    assert {match[0] for match in found if match is not None} == {name for name, *_ in KINDS}
+    assert not KINDS.unused()
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda f: f.relative_to(FOLDER).as_posix())
+@pytest.mark.parametrize("folder", FOLDERS, ids=place)
 def test_the_preset_inferred_from_shapes_is_the_config(folder: Path) -> None:
-    config, settings = _config(folder), _model(folder).settings
+    config, settings = config_of(folder), _model(folder).settings
     names = {
         "hop_length": "hop", "n_fft": "n_fft", "encoder_n_filters": "encoder_width",
         "latent_dim": "latent_dim", "codebook_size": "codebook_size", "backbone_dim": "width",
@@ -318,30 +266,25 @@ def test_the_preset_inferred_from_shapes_is_the_config(folder: Path) -> None:
 
 # -- full-size checkpoints -----------------------------------------------------------------------
 
-MANIFEST = FOLDER / "manifest_full.json"
+MANIFEST = manifest_of(FOLDER)
 # Millions of parameters in the encoder (weight norm folded), backbone and head, by hop.
 ROOMS = {320: (8.79, 61.96, 0.99), 600: (8.30, 61.96, 1.85)}
 
 
-def _meta(rows: list[Any]) -> dict[str, Tensor]:
-    return {key: torch.empty(shape, device="meta") for key, shape, _ in rows}
-
-
 def _manifest() -> tuple[list[Any], dict[str, Tensor]]:
-    entries = json.loads(MANIFEST.read_text()) if MANIFEST.is_file() else {}
     whole, extras = [], {}
-    for name, rows in entries.items():
+    for name, rows in MANIFEST.items():
         if any(key == WINDOW for key, *_ in rows):
             whole.append(pytest.param(name, rows, id=name.split(" ")[0]))
         else:
-            extras.update(_meta(rows))
+            extras.update(meta_state(rows))
     return whole, extras
 
 
 @pytest.mark.parametrize("extras", [False, True], ids=["codec", "with-training-extras"])
 @pytest.mark.parametrize(("name", "rows"), _manifest()[0])
 def test_full_size_checkpoints_map_completely(name: str, rows: list[Any], extras: bool) -> None:
-    state = _meta(rows)
+    state = meta_state(rows)
     model = wav_tokenizer_from_state(state | (_manifest()[1] if extras else {}), name=name)
     official = [
         part for own in official_names(model).values() for part in weight_norm_parts(own) or (own,)
@@ -356,5 +299,5 @@ def test_full_size_checkpoints_map_completely(name: str, rows: list[Any], extras
 
 def test_the_manifest_also_lists_training_extras() -> None:
     assert all(key.startswith(TRAINING_ONLY) for key in _manifest()[1])
-    if MANIFEST.is_file():
+    if MANIFEST:
         assert _manifest()[0] and _manifest()[1]

@@ -5,8 +5,6 @@ Keys say what to compute; indices, sizes and folders are read from the files.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from functools import cache
 from pathlib import Path
@@ -14,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from audio_tok.audio_objective import AudioObjective, AudioObjectiveConfig
@@ -31,34 +27,32 @@ from audio_tok.judgement import (
 )
 from audio_tok.official_keys import official_names, weight_norm_parts
 from audio_tok.weight_norm import fold_weight_norm
+from tests.parity.vectors import (
+    Tolerance,
+    close,
+    config_of,
+    folders_with,
+    keys_of,
+    manifest_of,
+    meta_state,
+    parity_folder,
+    tensors_of,
+)
 from tok_core.contract import TrainingOutput
 from tok_core.mel import log_mel_distance
 
-ROOT = Path(__file__).parents[2]
-PARITY = Path(os.environ.get("TESSERA_PARITY_DIR", ROOT.parent / "shared" / "parity"))
-FOLDER = PARITY / "wavtokenizer"
-if not FOLDER.is_dir():
-    pytest.skip(f"no parity vectors at {FOLDER}", allow_module_level=True)
+FOLDER = parity_folder("wavtokenizer")
 
-FEATURE, LOSS, GRADIENT = 1e-4, 1e-5, 1e-4
+FEATURE = Tolerance(absolute=1e-4)
+LOSS, GRADIENT = Tolerance(peak=1e-5, floor=1e-12), Tolerance(peak=1e-4, floor=1e-12)
 KINDS = {"mpd": "period", "mrd": "resolution", "dac": "dac"}
 PAIR_ROW, STEP_ROW = 2, 1  # condition ids that the vectors were made with
-FOLDERS = sorted(path.parent for path in FOLDER.rglob("io.safetensors"))
-
-
-@cache
-def _io(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "io.safetensors")
-
-
-@cache
-def _state(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "weights.safetensors")
+FOLDERS = folders_with("io.safetensors", FOLDER)
 
 
 @cache
 def _options(folder: Path) -> AudioObjectiveConfig:
-    given: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    given = config_of(folder)
     return AudioObjectiveConfig(
         sample_rate=given["sample_rate"], mel_n_fft=given["mel_n_fft"], mel_hop=given["mel_hop"],
         mel_bins=given["mel_bins"], mel_weight=given["mel_loss_coeff"],
@@ -77,22 +71,21 @@ def _options(folder: Path) -> AudioObjectiveConfig:
 
 
 def _objective(folder: Path) -> AudioObjective:
-    return import_discriminators(_state(folder), _options(folder))
+    return import_discriminators(tensors_of(folder, "weights"), _options(folder))
 
 
 @cache
 def _verdicts(folder: Path, kind: str, which: str) -> Any:
     network: Any = _objective(folder).networks()[KINDS[kind]]
     with torch.no_grad():
-        return network(_io(folder)[f"pair.{which}"][:, None], torch.tensor([PAIR_ROW]))
+        return network(tensors_of(folder)[f"pair.{which}"][:, None], torch.tensor([PAIR_ROW]))
 
 
 def _keys(pattern: str) -> list[tuple[Path, str]]:
-    found = []
-    for folder in FOLDERS:
-        with safe_open(folder / "io.safetensors", "pt") as tensors:
-            found += [(folder, key) for key in sorted(tensors.keys()) if re.fullmatch(pattern, key)]
-    return found
+    return [
+        (folder, key) for folder in FOLDERS for key in sorted(keys_of(folder))
+        if re.fullmatch(pattern, key)
+    ]  # fmt: skip
 
 
 def _cases(pattern: str) -> Any:
@@ -103,9 +96,8 @@ def _cases(pattern: str) -> Any:
     )
 
 
-def _close(got: Tensor, want: Tensor, relative: float) -> None:
-    got = got.detach().reshape(want.shape)
-    assert float((got - want).abs().max()) <= relative * float(want.abs().max().clamp(min=1e-12))
+def _close(got: Tensor, want: Tensor, tolerance: Tolerance) -> None:
+    close(got.reshape(want.shape), want, tolerance)
 
 
 @_cases(r"(mpd|mrd|dac)\.\d+\.(fmap\d+|logits)_(real|fake)")
@@ -114,16 +106,14 @@ def test_maps_and_logits(folder: Path, key: str) -> None:
     what, which = what.split("_")
     judgement = _verdicts(folder, kind, which)[int(number)]
     got = judgement.logits if what == "logits" else judgement.maps[int(what[4:])]
-    want = _io(folder)[key]
-    assert got.shape == want.shape
-    assert float((got - want).abs().max()) <= FEATURE
+    close(got, tensors_of(folder)[key], FEATURE)
 
 
 def test_no_map_is_missing_and_none_is_too_many() -> None:
     for folder, key in _keys(r"(mpd|mrd|dac)\.\d+\.fmap0+_fake"):
         kind, number, _ = key.split(".")
         pattern = re.compile(rf"{kind}\.{number}\.fmap\d+_fake")
-        expected = [name for name in _io(folder) if pattern.fullmatch(name)]
+        expected = [name for name in tensors_of(folder) if pattern.fullmatch(name)]
         assert len(_verdicts(folder, kind, "fake")[int(number)].maps) == len(expected)
 
 
@@ -131,9 +121,9 @@ def test_no_map_is_missing_and_none_is_too_many() -> None:
 def test_one_sound_alone(folder: Path, key: str) -> None:
     network: Any = _objective(folder).networks()["dac"]
     with torch.no_grad():
-        verdict = network(_io(folder)["pair.fake"][:1, None])
+        verdict = network(tensors_of(folder)["pair.fake"][:1, None])
     got = torch.cat([one.maps[-1].flatten() for one in verdict])
-    assert float((got - _io(folder)[key]).abs().max()) <= FEATURE
+    close(got, tensors_of(folder)[key], FEATURE)
 
 
 @_cases(r"loss\.(mpd|mrd|dac)\..*")
@@ -148,12 +138,12 @@ def test_verdicts_become_losses(folder: Path, key: str) -> None:
         "discriminator": lambda: squares_discriminator(real, fake),
         "feature": lambda: feature_matching(real, fake, with_last=False),
     }[name]()
-    _close(got, _io(folder)[key], LOSS)
+    _close(got, tensors_of(folder)[key], LOSS)
 
 
 @_cases(r"mel\.(real|fake)|loss\.mel")
 def test_mel(folder: Path, key: str) -> None:
-    io, mel = _io(folder), _objective(folder).mel
+    io, mel = tensors_of(folder), _objective(folder).mel
     if key == "loss.mel":
         got = log_mel_distance(mel(io["pair.real"]), mel(io["pair.fake"]))
         return _close(got, io[key], LOSS)
@@ -179,14 +169,14 @@ OFFICIAL = {
 def _steps(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Run both turns in the official order; return losses, gradients and buffers by turn."""
     # Copies: the model trains on the tensors it is given.
-    state = {name: tensor.clone() for name, tensor in _state(folder).items()}
+    state = {name: tensor.clone() for name, tensor in tensors_of(folder, "weights").items()}
     objective, model = _objective(folder), wav_tokenizer_from_state(state)
     objective.condition = torch.tensor([STEP_ROW])
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    x = _io(folder)["pair.real"][:, None]
+    x = tensors_of(folder)["pair.real"][:, None]
     turns: dict[str, dict[str, Tensor]] = {}
 
     def run() -> TrainingOutput:
@@ -241,7 +231,7 @@ def _gradients(folder: Path, model: Any) -> dict[str, Tensor]:
         if parts is None:
             found[f"grad.{official}"] = parameter.grad
             continue
-        state = _state(folder)
+        state = tensors_of(folder, "weights")
         g, v = (state[part].clone().requires_grad_() for part in parts)
         fold_weight_norm(g, v).reshape(parameter.shape).backward(parameter.grad)
         found |= {f"grad.{part}": t.grad for part, t in zip(parts, (g, v), strict=True)
@@ -252,32 +242,27 @@ def _gradients(folder: Path, model: Any) -> dict[str, Tensor]:
 @_cases(r"step\.(disc|gen)\..*")
 def test_whole_step(folder: Path, key: str) -> None:
     _, turn, rest = key.split(".", 2)
-    want = _io(folder)[key]
-    got = _steps(folder)[turn][rest]
-    scale = LOSS
-    if rest.startswith("grad."):
-        scale = GRADIENT
-    _close(torch.as_tensor(got), want, scale)
+    got = torch.as_tensor(_steps(folder)[turn][rest])
+    _close(got, tensors_of(folder)[key], GRADIENT if rest.startswith("grad.") else LOSS)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_double_ema_is_both_turns_in_one(folder: Path) -> None:
-    state = {name: tensor.clone() for name, tensor in _state(folder).items()}
+    state = {name: tensor.clone() for name, tensor in tensors_of(folder, "weights").items()}
     model: Any = wav_tokenizer_from_state(state).train()
     level: Any = model.quantizer.levels[0]
     level.official_double_ema = True
-    level(model.latents(_io(folder)["pair.real"][:, None]).transpose(1, 2))
+    level(model.latents(tensors_of(folder)["pair.real"][:, None]).transpose(1, 2))
     for name, ours in BUFFERS.items():
-        _close(getattr(level, ours), _io(folder)[f"step.gen.codebook_after.{name}"], LOSS)
+        _close(getattr(level, ours), tensors_of(folder)[f"step.gen.codebook_after.{name}"], LOSS)
 
 
 def test_every_training_key_maps() -> None:
-    manifest = json.loads((FOLDER / "manifest_full.json").read_text())
-    held = {
-        key: shape for entries in manifest.values() for key, shape, _ in entries
-        if key.startswith(tuple(OFFICIAL))
-    }
-    state = {key: torch.empty(shape, device="meta") for key, shape in held.items()}
+    state = meta_state(
+        row for rows in manifest_of(FOLDER).values() for row in rows
+        if row[0].startswith(tuple(OFFICIAL))
+    )  # fmt: skip
+    assert state
     with torch.device("meta"):
         objective = import_discriminators(state)
     count = sum(parameter.numel() for parameter in objective.parameters())

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
+from tok_core.model import Model
 from tok_core.strict_loading import CONFIG, fetch, read_config
 
 WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors", "weights.safetensors")
 DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
-class OfficialSource(Autoencoder):
-    """Mixed in before Autoencoder: our own folders load as ever, official ones are imported.
+class OfficialSource(Model):
+    """Mixed in before Tokenizer or Generator: own folders load, official ones are imported.
 
     A folder, hub repository or file is official when it holds no config.json written by
     `save_pretrained` (one that names its ``_class_name``), or one of a foreign class.
     """
 
     # "module:function" that reads this family's files: (weights file, config or None, cls=).
-    official_importer: ClassVar[str] = "vision_tok.import_titok:import_titok"
+    official_importer: ClassVar[str]
     # Classes of other projects whose folders that function reads, too.
     foreign_classes: ClassVar[tuple[str, ...]] = ()
 

@@ -1,0 +1,1 @@
+"""Generators: models over tokens, how they are sampled, trained and packed into pipelines."""

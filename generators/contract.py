@@ -1,0 +1,158 @@
+"""The contract of every generator, as `tok_core.contract` is that of every tokenizer.
+
+    codes (B, *axes) --spec.to_sequence--> (B, L, F) --forward--> logits (B, L, F, V), losses
+    condition --session--> step 0, 1, 2, ... --draw--> codes
+
+Outside, codes have the tokenizer's layout and raster or scale order; permutations, folds and
+shuffles stay inside.  Letters: B batch, L positions, F factors (branch, level or dimension), V
+vocabulary, R rows (B, or 2 B under guidance: the conditional half first), n places of a step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from tok_core.errors import ConfigError, TokenError
+from tok_core.model import Model
+from tok_core.token_spec import TokenSpec
+
+
+class Condition(NamedTuple):
+    """What a batch of samples is to show; all None for an unconditional model.
+
+    Attributes:
+        labels: int64 (B,) classes from 0.
+        features: float (B, T, C) caption features, padded at the left.
+        mask: bool (B, T), True where a feature is real; None where all are.
+    """
+
+    labels: Tensor | None = None
+    features: Tensor | None = None
+    mask: Tensor | None = None
+
+
+UNCONDITIONAL = Condition()
+
+
+class GeneratorOutput(NamedTuple):
+    """What `Generator.forward` returns.
+
+    Attributes:
+        logits: float32 (B, L, F, V), in sequence order; entries behind a factor's own vocabulary
+            are -inf.
+        losses: named scalars to sum up and minimise.
+        statistics: named tensors to log.
+    """
+
+    logits: Tensor
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+
+
+class Draw(Protocol):
+    """How a session asks for codes."""
+
+    def __call__(self, logits: Tensor, places: Tensor, factor: int = 0) -> Tensor:
+        """Return int64 (B, n) for logits (R, n, V) at sequence positions (n,) of one factor.
+
+        Codes to keep are returned instead of drawn ones, so that what is drawn later sees them.
+        """
+
+
+class Session(Protocol):
+    """One generation: the cache and everything else that changes between steps.
+
+    Attributes:
+        steps: how often `step` is to be called, each time with the next number from 0.
+    """
+
+    steps: int
+
+    def step(self, step: int, codes: Tensor, draw: Draw) -> None:
+        """Draw the codes of a step into ``codes``, int64 (B, L, F) in sequence order, in place."""
+
+
+class Generator(Model):
+    """A model over the tokens of one tokenizer; `generators.sampling.sample` draws from it.
+
+    Subclasses keep ``spec`` (JSON of a `TokenSpec`) and ``code_hash`` (of the tokenizer, or None
+    where it is not known) in their config.
+    """
+
+    @property
+    def spec(self) -> TokenSpec:
+        """What its codes look like."""
+        raise TypeError(f"{type(self).__name__} does not define spec")
+
+    @property
+    def classes(self) -> int:
+        """Number of labels it was made for, 0 for none."""
+        raise TypeError(f"{type(self).__name__} does not define classes")
+
+    def forward(self, codes: Tensor, *, condition: Condition = UNCONDITIONAL) -> GeneratorOutput:
+        """Predict codes (B, *axes) by teacher forcing; conditions are dropped in training mode."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def session(self, condition: Condition, *, batch: int, guided: bool) -> Session:
+        """Begin a generation of ``batch`` samples, with rows for guidance or without."""
+        raise TypeError(f"{type(self).__name__} does not define session")
+
+    def check_fits(self, tokenizer: Any) -> None:
+        """Refuse a tokenizer whose tokens this generator was not made for.
+
+        A tokenizer whose decoder alone was trained further has the same code hash and fits.
+
+        Raises:
+            TokenError: another shape or vocabulary, or another code hash.
+        """
+        ours, theirs = self.spec, tokenizer.spec
+        if (ours.axes, ours.vocabulary, ours.scales) != (
+            theirs.axes, theirs.vocabulary, theirs.scales
+        ):  # fmt: skip
+            raise TokenError(
+                f"this {type(self).__name__} was made for {described(ours)} and this "
+                f"{type(tokenizer).__name__} makes {described(theirs)}; use them with others of "
+                "their kind."
+            )
+        known = self.config.get("code_hash")
+        if known is not None and known != tokenizer.code_hash():
+            raise TokenError(
+                f"this {type(self).__name__} was trained on tokens of code hash {known[:16]} and "
+                f"this {type(tokenizer).__name__} has {tokenizer.code_hash()[:16]}; load the "
+                "tokenizer it was trained with (decoders may differ, encoder and codebook not)."
+            )
+
+
+def described(spec: TokenSpec) -> str:
+    """Return a spec in a few words.
+
+    Example:
+        >>> described(spec)  # doctest: +SKIP
+        'image codes (row 16, column 16) of 4096'
+    """
+    axes = ", ".join(f"{axis.name} {axis.size or 'free'}" for axis in spec.axes)
+    books = "/".join(str(size) for size in dict.fromkeys(spec.vocabulary))
+    return f"{spec.modality} codes ({axes}) of {books}"
+
+
+def check_labels(labels: Tensor | None, classes: int, batch: int) -> None:
+    """Refuse labels that a class-conditional generator cannot take.
+
+    Raises:
+        ConfigError: none given, given to an unconditional model, of another number, or out of
+            range.
+    """
+    if not classes:
+        if labels is not None:
+            raise ConfigError("labels came in but this generator knows no classes; leave them out.")
+        return
+    if labels is None:
+        raise ConfigError(f"this generator needs labels from 0 to {classes - 1}; give some.")
+    if labels.shape != (batch,):
+        shape = tuple(labels.shape)
+        raise ConfigError(f"labels of shape {shape} came in for {batch} samples; give one each.")
+    if batch and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ConfigError(f"label {int(wrong)} is out of range; legal is 0 to {classes - 1}.")

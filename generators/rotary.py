@@ -1,0 +1,68 @@
+"""Rotary positions of grids and sequences: a table of angles, and the rotation of queries and keys.
+
+    grid      angles of (row, column): [row * f, column * f], f_i = base ^ (-2 i / (D / 2))
+    sequence  angles of time t: t * f,                        f_i = base ^ (-2 i / D)
+    prefix    zero rows: cosine AND sine are 0
+
+Pairs are interleaved: entries 2 j and 2 j + 1 of a head turn by angle j.  LlamaGen's condition
+tokens have no position, and in its released code that is no rotation by 0 but a product with 0:
+their queries and keys vanish, so they look at everything evenly and everything looks at them with
+weight exp(0).  Published weights depend on it.
+
+Su et al. 2021, arXiv 2104.09864; Sun et al. 2024, arXiv 2406.06525.  Letters: B rows, H heads, L
+positions, D head width, T prefix positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tok_core.errors import ConfigError
+
+BASE = 10_000.0
+
+
+def grid_table(rows: Tensor, columns: Tensor, width: int, base: float = BASE) -> Tensor:
+    """Return cosines and sines (L, D / 2, 2) of places on a grid.
+
+    Args:
+        rows, columns: int64 (L,). width: D, a multiple of 4.
+
+    Raises:
+        ConfigError: D is no multiple of 4.
+    """
+    if width % 4:
+        raise ConfigError(
+            f"heads are {width} wide but positions on a grid need a multiple of 4; change the "
+            "number of heads."
+        )
+    half = width // 2
+    steps = base ** (-torch.arange(0, half, 2).float() / half)
+    angles = torch.cat((rows[:, None] * steps, columns[:, None] * steps), dim=1)
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)
+
+
+def sequence_table(times: Tensor, width: int, base: float = BASE) -> Tensor:
+    """Return cosines and sines (L, D / 2, 2) of int64 times (L,); D is even."""
+    if width % 2:
+        raise ConfigError(f"heads are {width} wide; rotary positions need an even number.")
+    steps = base ** (-torch.arange(0, width, 2).float() / width)
+    angles = times[:, None] * steps
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)
+
+
+def with_prefix(table: Tensor, count: int) -> Tensor:
+    """Put ``count`` zero rows before a table: positions that neither turn nor count."""
+    return torch.cat((table.new_zeros(count, *table.shape[1:]), table))
+
+
+def rotated(x: Tensor, table: Tensor) -> Tensor:
+    """Turn (B, H, L, D) by a table (L, D / 2, 2) or (B, L, D / 2, 2), in float32."""
+    if table.dim() == 4:
+        table = table[:, None]
+    pairs = x.float().unflatten(-1, (-1, 2))
+    cosine, sine = table[..., 0], table[..., 1]
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
