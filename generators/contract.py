@@ -10,6 +10,7 @@ vocabulary, R rows (B, or 2 B under guidance: the conditional half first), n pla
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -108,9 +109,7 @@ class Generator(Model):
             TokenError: another shape or vocabulary, or another code hash.
         """
         ours, theirs = self.spec, tokenizer.spec
-        if (ours.axes, ours.vocabulary, ours.scales) != (
-            theirs.axes, theirs.vocabulary, theirs.scales
-        ):  # fmt: skip
+        if not _made_for(ours, theirs):
             raise TokenError(
                 f"this {type(self).__name__} was made for {described(ours)} and this "
                 f"{type(tokenizer).__name__} makes {described(theirs)}; use them with others of "
@@ -123,6 +122,21 @@ class Generator(Model):
                 f"this {type(tokenizer).__name__} has {tokenizer.code_hash()[:16]}; load the "
                 "tokenizer it was trained with (decoders may differ, encoder and codebook not)."
             )
+
+
+def _made_for(ours: TokenSpec, theirs: TokenSpec) -> bool:
+    """Whether a generator's codes are codes of a tokenizer, whose free sizes take any."""
+    if (ours.vocabulary, ours.scales) != (theirs.vocabulary, theirs.scales):
+        return False
+    if [axis.name for axis in ours.axes] != [axis.name for axis in theirs.axes]:
+        return False
+    pairs = zip(ours.axes, theirs.axes, strict=True)
+    return all(axis.size is None or axis.size == own.size for own, axis in pairs)
+
+
+def read_spec(given: Any) -> TokenSpec:
+    """Read a spec from JSON text or a JSON object."""
+    return TokenSpec.from_json(given if isinstance(given, str) else json.dumps(given))
 
 
 def described(spec: TokenSpec) -> str:

@@ -5,6 +5,7 @@
     constant      s_t = s
     linear        s_t = 1 + (s - 1) t / (n - 1)
     half_linear   s_t = 1 + (s - 1) min(1, 2 t / n)                 Token-Shuffle's
+    ramp          s_t = 1 + (s - 1) t / n, never quite s              TiTok's "linear"
     power_cosine  s_t = 1 + (s - 1) (1 - cos(pi (t / n)^power)) / 2   RAR's, MaskGIT's
 
 Early errors of the unconditional branch add up, which is why scales that rise do better than
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from tok_core.errors import ConfigError, nearest
 
-SCHEDULES = ("constant", "linear", "half_linear", "power_cosine")
+SCHEDULES = ("constant", "linear", "half_linear", "ramp", "power_cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,8 @@ def _share(guidance: Guidance, step: int, steps: int) -> float:
         return step / (steps - 1) if steps > 1 else 1.0
     if guidance.schedule == "half_linear":
         return min(1.0, 2.0 * step / steps)
+    if guidance.schedule == "ramp":
+        return step / steps
     if guidance.schedule == "power_cosine":
         return 0.5 * (1.0 - math.cos(math.pi * (step / steps) ** guidance.power))
     return 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from generators.contract import read_spec
 from generators.llama_blocks import hidden_width
 from generators.rotary import grid_table, sequence_table, with_prefix
 from generators.token_shuffle import grid_windows, time_windows
@@ -102,11 +102,6 @@ def grid_of(spec: TokenSpec) -> tuple[int, int] | None:
             "the token spec leaves the grid free; give one with fixed rows and columns."
         )
     return sizes["row"], sizes["column"]
-
-
-def read_spec(given: Any) -> TokenSpec:
-    """Read a spec from JSON text or a JSON object."""
-    return TokenSpec.from_json(given if isinstance(given, str) else json.dumps(given))
 
 
 def parse_llamagen_config(values: Mapping[str, Any]) -> LlamaGenConfig:

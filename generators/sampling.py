@@ -61,7 +61,6 @@ class SeededDraw:
         return inverse_draw(probabilities, self.uniform[:, places, factor])
 
 
-@torch.inference_mode()
 def sample(
     generator: Generator,
     condition: Condition = UNCONDITIONAL,
@@ -103,20 +102,20 @@ def sample(
         ... # doctest: +SKIP
     """
     guidance, token_filter = guidance or Guidance(), token_filter or TokenFilter()
-    spec, batch, device = generator.spec, len(seeds), generator.device
-    session = generator.session(condition, batch=batch, guided=guidance.active)
-    axes = _axes(generator, sizes)
+    spec, axes = generator.spec, _axes(generator, sizes)
     shape = spec.to_sequence(torch.zeros(1, *axes, dtype=torch.int64)).shape[1:]
-    codes = torch.zeros(batch, *shape, dtype=torch.int64, device=device)
-    draw = SeededDraw(
-        uniform_numbers(seeds, tuple(shape)).to(device), guidance, token_filter,
-        steps=session.steps, choose=choose, watch=watch,
-        **_kept(generator, given, keep, codes),
-    )  # fmt: skip
-    steps: Iterable[int] = range(session.steps)
-    for step in steps if progress is None else progress(steps):
-        draw.step = step
-        session.step(step, codes, draw)
+    codes = torch.zeros(len(seeds), *shape, dtype=torch.int64, device=generator.device)
+    uniform = uniform_numbers(seeds, tuple(shape)).to(codes.device)
+    kept = kept_codes(generator, given, keep, codes)
+    with torch.inference_mode():
+        session = generator.session(condition, batch=len(seeds), guided=guidance.active)
+        draw = SeededDraw(
+            uniform, guidance, token_filter, steps=session.steps, choose=choose, watch=watch, **kept
+        )
+        steps: Iterable[int] = range(session.steps)
+        for step in steps if progress is None else progress(steps):
+            draw.step = step
+            session.step(step, codes, draw)
     return spec.from_sequence(codes, axes)
 
 
@@ -137,7 +136,7 @@ def _axes(generator: Generator, sizes: tuple[int, ...] | None) -> tuple[int, ...
     return found
 
 
-def _kept(
+def kept_codes(
     generator: Generator, given: Tensor | None, keep: Tensor | None, codes: Tensor
 ) -> dict[str, Tensor]:
     """Return given codes and what is kept of them in sequence order, (B, L, F) both."""

@@ -39,7 +39,6 @@ GRADIENT = Tolerance(peak=1e-3)
 
 TABLES = {"semantic": "vqkd", "pixel": "vqgan"}
 
-
 FOLDERS = folders_with("io.safetensors", FOLDER)
 FLOWS = [folder for folder in FOLDERS if config_of(folder)["family"] == "tokenflow"]
 VARS = [folder for folder in FOLDERS if config_of(folder)["family"].startswith("var")]

@@ -39,11 +39,10 @@ from tok_core.nearest_code import nearest_code
 
 FOLDER = parity_folder("wavtokenizer")
 
-WAVE, FEATURE = Tolerance(absolute=5e-6), Tolerance(absolute=1e-4)
-LOSS, GRADIENT = Tolerance(peak=1e-5), Tolerance(peak=1e-4)
+WAVE = Tolerance(absolute=5e-6)
+FEATURE = GRADIENT = Tolerance(peak=1e-4)
+LOSS = Tolerance(peak=1e-5)
 STATE = Tolerance(peak=1e-5)  # averages that a training step moves by hundredths
-# Sums over D: what a latent may be off, they are off by more.
-DISTANCE = Tolerance(peak=1e-4, floor=1.0)
 
 FOLDERS = folders_with("io.safetensors", FOLDER)
 ELSEWHERE = re.compile(
@@ -97,7 +96,7 @@ def _latents(folder: Path) -> Tensor:
     return _model(folder).latents(_wave(folder))
 
 
-@kind("distances", r"distances_sq", DISTANCE)
+@kind("distances", r"distances_sq")
 def _distances(folder: Path) -> Tensor:
     model = _model(folder)
     z = model.latents(_wave(folder)).transpose(1, 2)

@@ -78,7 +78,7 @@ def meta_state(rows: Iterable[Any]) -> dict[str, Tensor]:
 
 
 class Tolerance(NamedTuple):
-    """What an entry may be off by: a sum of three parts.  Integers are equal."""
+    """What an entry may be off by: the sum of three parts; integers only by `off_by_one`."""
 
     absolute: float = 0.0
     relative: float = 0.0  # of the entry itself
@@ -153,10 +153,11 @@ class Kinds:
 
     def _found(self, folder: Path) -> list[tuple[str, Kind | None]]:
         """(key, kind) for every case of a folder."""
-        kinds = {key: found[0] if (found := self.find(key)) else None for key in keys_of(folder)}
-        if self.elsewhere is None:
-            return sorted((key, kind) for key, kind in kinds.items() if kind)
-        return sorted((k, kind) for k, kind in kinds.items() if not self.elsewhere.fullmatch(k))
+        pairs = [(key, self.find(key)) for key in sorted(keys_of(folder))]
+        return [
+            (key, found and found[0]) for key, found in pairs
+            if (not self.elsewhere.fullmatch(key) if self.elsewhere else found)
+        ]  # fmt: skip
 
     def cases(self, label: Callable[[Path, str, str], str] | None = None) -> list[Any]:
         """Return (folder, key) for every case; the id is ``label(folder, kind's name, key)``."""

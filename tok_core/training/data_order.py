@@ -10,11 +10,10 @@ same samples in the same order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tok_core.errors import MediaError
@@ -40,11 +39,11 @@ class Batch(NamedTuple):
     """Samples of one forward pass, and what was unreadable on the way.
 
     Attributes:
-        samples: (B, ...) float.
+        samples: (B, ...) float, or a named tuple of tensors where a sample is one.
         skipped: one sentence per unreadable sample that was replaced by another.
     """
 
-    samples: Tensor
+    samples: Any
     skipped: list[str]
 
 
@@ -104,7 +103,14 @@ def _collate(items: list[tuple[Any, list[str]]]) -> Batch | MediaError:
             f"{ATTEMPTS} samples in a row cannot be read, the first: {skipped[0]}; "
             "check the data folder"
         )
-    return Batch(torch.stack([torch.as_tensor(sample) for sample, _ in items]), skipped)
+    return Batch(stacked([sample for sample, _ in items]), skipped)
+
+
+def stacked(samples: Sequence[Any]) -> Any:
+    """Stack tensors to (B, ...), field by field where a sample is a named tuple."""
+    if isinstance(samples[0], tuple):
+        return type(samples[0])(*(stacked(list(field)) for field in zip(*samples, strict=True)))
+    return torch.stack([torch.as_tensor(sample) for sample in samples])
 
 
 def positions(

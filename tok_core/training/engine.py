@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tok_core.contract import TrainingOutput
+from tok_core.contract import Tokenizer, TrainingOutput
 from tok_core.errors import ConfigError
 from tok_core.perturbation_config import PerturbationConfig
 from tok_core.run_config import to_mapping
@@ -148,7 +148,7 @@ class Engine:
             self.critic = wrap_discriminator(objective, accelerator)
             active = map(objective.discriminator_active, range(self.train.steps))
             self.discriminator_total = sum(active)
-        self.usage = PositionUsage.of(self.plain)
+        self.usage = PositionUsage.of(self.plain) if isinstance(self.plain, Tokenizer) else None
 
     def run(self, *, resume: bool = False) -> Path | None:
         """Train to the last step; return the exported model's folder, None when interrupted."""
@@ -207,6 +207,7 @@ class Engine:
         share = 1.0 / self.train.accumulation
         sums: dict[str, float | Tensor] = {"interrupted": float(interrupted)}
         kept: list[tuple[Tensor, TrainingOutput]] = []
+        first: Tensor | None = None
         if objective.discriminator is not None:
             objective.discriminator.requires_grad_(False)
         if self.perturbation:
@@ -214,10 +215,10 @@ class Engine:
         for turn in range(self.train.accumulation):
             batch = next(data)
             self.skipped += batch.skipped
-            x = batch.samples.to(accelerator.device, non_blocking=True)
+            x = _on_device(batch.samples, accelerator.device)
             last = turn == self.train.accumulation - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                out = self.model(x, **objective.model_inputs(x))
+                out = self.model(objective.model_input(x), **objective.model_inputs(x))
                 if self.perturbation:
                     self.perturbation.check_asked(self.plain)
                 losses = objective.generator_losses(x, out, self.step)
@@ -225,7 +226,9 @@ class Engine:
                 accelerator.backward(total * share)
             _add(sums, {**losses, "loss": total, **_scalars(out.statistics)}, share)
             _add(sums, _scalars(objective.last_statistics), share)
-            kept.append((x, _detached(out)))
+            first = first if first is not None else _first_tensor(x)
+            if objective.discriminator is not None:
+                kept.append((x, _detached(out)))
             if self.usage:
                 self.usage.update(out.tokens.codes)
         rate = _rate(self.config.schedule, self.config.optimizer, self.step, self.train.steps)
@@ -234,7 +237,7 @@ class Engine:
             accelerator, self.optimizer, self.plain, self.train.clip
         )
         values = mean_over_processes(sums, accelerator)
-        check_finite(values, self.plain, kept[0][0], self.step, self.folder, accelerator)
+        check_finite(values, self.plain, first, self.step, self.folder, accelerator)
         _apply(self.optimizer, rate)
         if self.discriminator_optimizer and objective.discriminator_active(self.step):
             values |= self._discriminator_step(kept, share)
@@ -365,6 +368,16 @@ def _apply(optimizer: Any, rate: float) -> None:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
+
+
+def _on_device(x: Any, device: torch.device) -> Any:
+    if isinstance(x, tuple):
+        return type(x)(*(_on_device(part, device) for part in x))
+    return x.to(device, non_blocking=True)
+
+
+def _first_tensor(x: Any) -> Tensor:
+    return _first_tensor(x[0]) if isinstance(x, tuple) else x
 
 
 def _due(step: int, every: int, last: bool) -> bool:

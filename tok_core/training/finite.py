@@ -25,7 +25,7 @@ def clip_gradients(
 
 
 def check_finite(
-    values: Mapping[str, float], module: nn.Module, x: Tensor, step: int, folder: Path,
+    values: Mapping[str, float], module: nn.Module, x: Tensor | None, step: int, folder: Path,
     accelerator: Accelerator,
 ) -> None:
     """Raise `TesseraError` when a value of this step is NaN or Inf.
@@ -51,8 +51,10 @@ def check_finite(
     )
 
 
-def _suspect(bad: list[str], values: Mapping[str, float], module: nn.Module, x: Tensor) -> str:
-    if not torch.isfinite(x).all():
+def _suspect(
+    bad: list[str], values: Mapping[str, float], module: nn.Module, x: Tensor | None
+) -> str:
+    if x is not None and not torch.isfinite(x).all():
         return "the data hold NaN or Inf"
     # A single term says more than the sum, and a loss more than what follows from it.
     terms = [n for n in bad if n.startswith("loss/")]

@@ -10,15 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tok_core.errors import ConfigError, MediaError, TesseraError
 from tok_core.run_config import flatten, load_config, read_recipe, to_mapping, to_yaml
 from tok_core.training.config import ModelConfig
 from tok_core.training.engine import Engine, EngineConfig, make_accelerator
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
 ATTEMPTS = 32  # unreadable files passed over while gathering the validation samples
@@ -50,6 +47,7 @@ class Sense:
         make_monitor: how to look at the model, from the run config and the objective.
         units: what samples are called, in the plural.
         check: called with the run config and the model before training; raises `ConfigError`.
+        complete: returns the run config with what follows from the data.
     """
 
     program: str
@@ -61,6 +59,7 @@ class Sense:
     make_monitor: Callable[[Any, Any], Any]
     units: str
     check: Callable[[Any, Any], None] | None = None
+    complete: Callable[[Any], Any] | None = None
 
 
 def train_run(sense: Sense, config: Any, folder: Path, *, resume: bool = False) -> Path | None:
@@ -78,6 +77,8 @@ def train_run(sense: Sense, config: Any, folder: Path, *, resume: bool = False) 
     from tok_core.training.distributed import seed_process
     from tok_core.training.model_building import build_model
 
+    if sense.complete is not None:
+        config = sense.complete(config)
     changed = _prepare_folder(config, folder, resume)
     accelerator = make_accelerator(config, folder)
     seed_process(config.train.seed, 0)  # every process builds the same model
@@ -120,7 +121,7 @@ def command(sense: Sense, arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def fixed_samples(source: Any, count: int, what: str) -> Tensor:
+def fixed_samples(source: Any, count: int, what: str) -> Any:
     """Gather the first ``count`` readable samples of a validation source.
 
     Args:
@@ -129,14 +130,14 @@ def fixed_samples(source: Any, count: int, what: str) -> Tensor:
         what: one sample's name, for the error.
 
     Returns:
-        (B, ...), at least one sample.
+        (B, ...), at least one sample, or a named tuple of such where a sample is one.
 
     Raises:
         MediaError: none can be read.
     """
-    import torch
+    from tok_core.training.data_order import stacked
 
-    found: list[Tensor] = []
+    found: list[Any] = []
     failures: list[str] = []
     end = count + ATTEMPTS
     if source.length is not None:
@@ -145,12 +146,12 @@ def fixed_samples(source: Any, count: int, what: str) -> Tensor:
         if len(found) == count:
             break
         try:
-            found.append(torch.as_tensor(source.item(index)))
+            found.append(source.item(index))
         except MediaError as error:
             failures.append(str(error))
     if not found:
         raise MediaError(f"no validation {what} can be read, the first: {failures[0]}")
-    return torch.stack(found)
+    return stacked(found)
 
 
 def _parser(sense: Sense) -> argparse.ArgumentParser:

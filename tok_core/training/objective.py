@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 class Objective(nn.Module):
     """Losses of the tokenizer and, where there is one, of its discriminator.
 
-    The engine calls, in each step, ``model(x, **model_inputs(x))`` and `generator_losses`, sums the
-    terms, steps the tokenizer, and then, if `discriminator_active`, `discriminator_losses` on the
-    *same* output (made before the tokenizer was updated), and steps the discriminator.  Each term
-    is a separate named scalar, already weighted, so that a NaN can be traced to its term.
+    The engine calls, in each step, ``model(model_input(x), **model_inputs(x))`` and
+    `generator_losses`, sums the terms, steps the tokenizer, and then, if `discriminator_active`,
+    `discriminator_losses` on the *same* output (made before the tokenizer was updated), and steps
+    the discriminator.  Each term is a separate named scalar, already weighted, so that a NaN can be
+    traced to its term.
     ``state_dict`` holds what resuming needs: the discriminator and running averages, never frozen
     pretrained networks.
 
@@ -44,8 +45,12 @@ class Objective(nn.Module):
         self.register_state_dict_post_hook(_drop_frozen_parts)
         self.register_load_state_dict_post_hook(_forgive_frozen_parts)
 
-    def model_inputs(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what the model's ``forward`` takes beside ``x``, without gradients; here nothing.
+    def model_input(self, x: Any) -> Tensor:
+        """Return the first argument of the model's ``forward``; here the batch itself."""
+        return x
+
+    def model_inputs(self, x: Any) -> dict[str, Any]:
+        """Return what the model's ``forward`` takes beside it, without gradients; here nothing.
 
         A teacher's features go in this way when the model projects them with weights that train.
         """

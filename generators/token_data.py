@@ -1,0 +1,218 @@
+"""What a generator trains on: token shards, or pictures and sounds tokenized on the fly.
+
+    shards:   item --> TokenSample(codes, label)
+    signals:  item --> SignalSample(signal, label) --frozen tokenizer, a batch at a time--> codes
+
+Letters: B batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from tok_core.errors import ConfigError, TokenError
+from tok_core.token_spec import TokenSpec
+
+NO_LABEL = -1
+
+
+class TokenSample(NamedTuple):
+    """Codes of the layout of a spec, int64, and a label, int64, -1 for none."""
+
+    codes: Tensor
+    label: Tensor
+
+
+class SignalSample(NamedTuple):
+    """A picture (3, H, W) or sound (1, T) in [-1, 1], and a label, int64, -1 for none."""
+
+    signal: Tensor
+    label: Tensor
+
+
+class LabelledSource(Protocol):
+    """A source of signals with labels, such as `vision_tok.image_data.open_images` gives."""
+
+    @property
+    def length(self) -> int | None:
+        """Number of items, None where it is endless."""
+
+    def item(self, index: int) -> Tensor:
+        """Return one signal."""
+
+    def label(self, index: int) -> int | None:
+        """Return its class, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenDataConfig:
+    """Where a generator's training tokens come from.
+
+    Attributes:
+        path: folder of token shards (``tessera tokenize``), or what ``signals`` reads.
+        tokenizer: folder or hub id. Needed to tokenize on the fly, and to paint samples from
+            shards; shards of another tokenizer are refused.
+        signals: data section of a tokenizer's recipe (``source``, ``size``, ...): tokenize on the
+            fly. None reads token shards.
+        classes: number of labels, 0 trains without; None takes all that the data name.
+        validation_path: other shards or files for the validation loss.
+        seed: of order and crops.
+
+    Raises:
+        ConfigError: tokenizing on the fly without a tokenizer.
+    """
+
+    path: str | None = None
+    tokenizer: str | None = None
+    signals: dict[str, Any] | None = None
+    classes: int | None = None
+    validation_path: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.signals is not None and self.tokenizer is None:
+            raise ConfigError(
+                "data.signals tokenizes on the fly but data.tokenizer names none; give a model "
+                "folder or hub id, or train from token shards (tessera tokenize)."
+            )
+        if self.signals is None and self.path is None:
+            raise ConfigError(
+                "data names no tokens; pass --data with a folder of token shards (tessera "
+                "tokenize), or set data.tokenizer and data.signals to tokenize on the fly."
+            )
+
+
+class Facts(NamedTuple):
+    """What a generator must know of its data.
+
+    Attributes:
+        spec: of the tokens. code_hash: of their tokenizer. classes: number of labels.
+    """
+
+    spec: TokenSpec
+    code_hash: str
+    classes: int
+
+
+class ShardSource:
+    """Token shards as training samples; a corrupt member is skipped by the loop that reads.
+
+    Args:
+        config: with the folder. path: another folder, for validation.
+    """
+
+    def __init__(self, config: TokenDataConfig, path: str | None = None) -> None:
+        from tok_core.token_shards import TokenShards
+
+        self.shards = TokenShards(path or config.path)
+
+    @property
+    def length(self) -> int | None:
+        """Number of samples."""
+        return self.shards.length
+
+    def item(self, index: int) -> TokenSample:
+        """Return one sample; `MediaError` where it cannot be read."""
+        codes, label = self.shards.item(index)
+        return TokenSample(codes, torch.tensor(NO_LABEL if label is None else label))
+
+    def facts(self) -> Facts:
+        """Return what the index says."""
+        names = self.shards.class_names
+        return Facts(self.shards.spec, self.shards.code_hash, len(names or ()))
+
+
+class SignalSource:
+    """Signals with their labels, to be tokenized a batch at a time.
+
+    Args:
+        source: of signals.
+    """
+
+    def __init__(self, source: LabelledSource) -> None:
+        self.source = source
+
+    @property
+    def length(self) -> int | None:
+        """Number of signals, None where they are endless."""
+        return self.source.length
+
+    def item(self, index: int) -> SignalSample:
+        """Return one sample; `MediaError` where it cannot be read."""
+        label = self.source.label(index)
+        return SignalSample(
+            torch.as_tensor(self.source.item(index)),
+            torch.tensor(NO_LABEL if label is None else label),
+        )
+
+
+def open_tokens(
+    config: TokenDataConfig, *, modality: str = "image", validation: bool = False
+) -> ShardSource | SignalSource:
+    """Open what the config names.
+
+    Args:
+        modality: of the tokenizer, ``image`` or ``audio``; decides who reads ``signals``.
+        validation: samples for scores at fixed ids.
+
+    Raises:
+        ConfigError: nothing to read.
+    """
+    if config.signals is None:
+        return ShardSource(config, config.validation_path if validation else None)
+    from tok_core.run_config import from_mapping
+
+    given = {"seed": config.seed, **config.signals}
+    if config.path is not None:
+        given["path"] = config.path
+    if config.validation_path is not None:
+        given["validation_path"] = config.validation_path
+    if modality == "image":
+        from vision_tok.image_data import ImageDataConfig, open_images
+
+        images = from_mapping(ImageDataConfig, given)
+        return SignalSource(open_images(images, validation=validation))
+    from audio_tok.audio_data import AudioDataConfig, open_audio
+
+    sounds = from_mapping(AudioDataConfig, given)
+    return SignalSource(open_audio(sounds, validation=validation))
+
+
+def facts_of(config: TokenDataConfig) -> Facts:
+    """Return what a generator must know of the data, and refuse data that do not fit together.
+
+    Raises:
+        TokenError: shards of another tokenizer. ConfigError: signals whose labels nobody counts.
+    """
+    if config.signals is not None:
+        assert config.tokenizer is not None
+        if config.classes is None:
+            raise ConfigError(
+                "data.classes is not given; say how many labels the pictures or sounds have, 0 to "
+                "train without."
+            )
+        return _tokens_of(config.tokenizer)._replace(classes=config.classes)
+    found = ShardSource(config).facts()
+    if config.tokenizer is not None:
+        theirs = _tokens_of(config.tokenizer).code_hash
+        if theirs != found.code_hash:
+            raise TokenError(
+                f"the token shards {config.path} come from a tokenizer of code hash "
+                f"{found.code_hash[:16]} and {config.tokenizer} has {theirs[:16]}; name the "
+                "tokenizer they were made with."
+            )
+    return found if config.classes is None else found._replace(classes=config.classes)
+
+
+@lru_cache(maxsize=2)
+def _tokens_of(path: str) -> Facts:
+    """Return spec and hash of a tokenizer; a run asks several times."""
+    from tok_core.loading import load
+
+    tokenizer = load(path)
+    return Facts(tokenizer.spec, tokenizer.code_hash(), 0)

@@ -1,0 +1,87 @@
+"""How a generator trains in the engine of the tokenizers: codes and labels in, its own losses out.
+
+Letters: B batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generators.contract import UNCONDITIONAL, Condition, GeneratorOutput
+from generators.token_data import NO_LABEL, SignalSample
+from tok_core.errors import MediaError
+from tok_core.loading import load
+from tok_core.training.objective import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenObjectiveConfig:
+    """What follows from the data; `generators.train` fills it in.
+
+    Attributes:
+        tokenizer: tokenizes signals on the fly, None for token shards.
+        conditional: whether labels are passed on.
+    """
+
+    tokenizer: str | None = None
+    conditional: bool = False
+
+
+class TokenObjective(Objective):
+    """Losses of a generator.
+
+    Args:
+        config: see there.
+    """
+
+    frozen_parts = ("tokenizer",)
+
+    def __init__(self, config: TokenObjectiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer: Any = None
+        if config.tokenizer is not None:
+            self.tokenizer = load(config.tokenizer).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> TokenObjective:
+        """Leave the tokenizer in eval mode: it is frozen, with its codebook."""
+        super().train(mode)
+        if self.tokenizer is not None:
+            self.tokenizer.eval()
+        return self
+
+    def model_input(self, x: Any) -> Tensor:
+        """Return codes (B, *axes), made on the fly where signals came in."""
+        if not isinstance(x, SignalSample):
+            return x.codes
+        # Codes are the same whatever precision the generator trains in.
+        with torch.no_grad(), torch.autocast(x.signal.device.type, enabled=False):
+            return self.tokenizer.encode(x.signal).codes
+
+    def model_inputs(self, x: Any) -> dict[str, Any]:
+        """Return the condition of the batch."""
+        return {"condition": condition_of(x, self.config.conditional)}
+
+    def generator_losses(self, x: Any, out: GeneratorOutput, step: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the generator's own losses."""
+        return dict(out.losses)
+
+
+def condition_of(x: Any, conditional: bool) -> Condition:
+    """Return the condition of a batch of samples.
+
+    Raises:
+        MediaError: a sample without a label in a run with labels.
+    """
+    if not conditional:
+        return UNCONDITIONAL
+    if bool((x.label == NO_LABEL).any()):
+        raise MediaError(
+            "a sample without a label came in; put every file into a folder of its class, or set "
+            "data.classes to 0."
+        )
+    return Condition(labels=x.label)
