@@ -11,13 +11,15 @@ vocabulary, R rows (B, or 2 B under guidance: the conditional half first), n pla
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from tok_core.errors import ConfigError, TokenError
 from tok_core.model import Model
-from tok_core.token_spec import TokenSpec
+from tok_core.token_spec import Axis, TokenSpec
 
 
 class Condition(NamedTuple):
@@ -92,6 +94,11 @@ class Generator(Model):
         """Number of labels it was made for, 0 for none."""
         raise TypeError(f"{type(self).__name__} does not define classes")
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Axis sizes of one generation's codes."""
+        return tuple(axis.size or 0 for axis in self.spec.axes)
+
     def forward(self, codes: Tensor, *, condition: Condition = UNCONDITIONAL) -> GeneratorOutput:
         """Predict codes (B, *axes) by teacher forcing; conditions are dropped in training mode."""
         raise TypeError(f"{type(self).__name__} does not define forward")
@@ -132,6 +139,32 @@ def _made_for(ours: TokenSpec, theirs: TokenSpec) -> bool:
         return False
     pairs = zip(ours.axes, theirs.axes, strict=True)
     return all(axis.size is None or axis.size == own.size for own, axis in pairs)
+
+
+def fixed_spec(spec: TokenSpec, sizes: Sequence[int] | None = None) -> TokenSpec:
+    """Return a spec whose sizes are those of one generation.
+
+    Args:
+        spec: of a tokenizer. sizes: of all axes; None takes the spec's own, and the network's
+            native grid where a grid follows the input.
+
+    Raises:
+        ConfigError: a size that the spec rules out, or an axis that stays free.
+    """
+    own = dict(zip(("row", "column"), spec.grid or (None, None), strict=True))
+    given = sizes or [axis.size or own.get(axis.name) for axis in spec.axes]
+    axes = []
+    for axis, size in zip(spec.axes, given, strict=True):
+        if size is None or not axis.minimum <= size <= (axis.size or size):
+            raise ConfigError(
+                f"{size} positions along '{axis.name}' do not fit these tokens; give sizes of "
+                "codes that their tokenizer makes."
+            )
+        axes.append(Axis(name=axis.name, size=size, minimum=size))
+    # The native grid of a network says nothing about codes of another size.
+    names = [axis.name for axis in axes]
+    grid = tuple(given[names.index(name)] for name in ("row", "column") if name in names)
+    return replace(spec, axes=tuple(axes), grid=grid or spec.grid)
 
 
 def read_spec(given: Any) -> TokenSpec:

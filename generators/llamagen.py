@@ -40,11 +40,10 @@ class LlamaGen(Generator):
     """Autoregressive generator; the defaults are LlamaGen-B's for ImageNet at 256 pixels.
 
     Args:
-        spec: JSON of the tokenizer's `TokenSpec`, one scale.
+        spec: JSON of the tokenizer's `TokenSpec`, one scale, all sizes fixed (`fixed_spec`).
         width, layers, heads: of the trunk. hidden: None for Llama's two thirds of 4 W.
         classes: number of labels, 0 for none. caption_width: C of caption features instead of
             labels, ``caption_length`` of them.
-        length: positions of one generation where the spec leaves them free (sound).
         window: s of Token-Shuffle. shuffle_blocks: its residual MLPs.
         slot_head: ``parallel``, or ``causal``: codes of a window or position see each other.
         dropout, condition_dropout: in training. norm_eps, rope_base: of the trunk.
@@ -73,7 +72,6 @@ class LlamaGen(Generator):
         classes: int = 0,
         caption_width: int | None = None,
         caption_length: int = 120,
-        length: int | None = None,
         window: int = 1,
         shuffle_blocks: int = 2,
         slot_head: str = "parallel",

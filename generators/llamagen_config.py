@@ -24,7 +24,7 @@ class LlamaGenConfig:
     """Everything `generators.llamagen.LlamaGen` is built of, checked.
 
     Attributes:
-        spec: of the tokens. length: L of one generation.
+        spec: of the tokens, all sizes fixed.
         width, layers, heads, hidden: of the trunk.
         classes: number of labels. caption_width, caption_length: of captions.
         window: s of Token-Shuffle. shuffle_blocks: residual MLPs on either side.
@@ -35,7 +35,6 @@ class LlamaGenConfig:
     """
 
     spec: TokenSpec
-    length: int
     width: int
     layers: int
     heads: int
@@ -51,6 +50,11 @@ class LlamaGenConfig:
     eps: float
     rope_base: float
     z_loss: float
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return len(self.spec.coordinates().time)
 
     @property
     def prefix(self) -> int:
@@ -94,14 +98,8 @@ class LlamaGenConfig:
 
 def grid_of(spec: TokenSpec) -> tuple[int, int] | None:
     """Return (rows, columns) of a grid tokenizer's codes, None for sequences."""
-    sizes = {axis.name: axis.size for axis in spec.axes}
-    if "row" not in sizes:
-        return None
-    if sizes["row"] is None or sizes["column"] is None:
-        raise ConfigError(
-            "the token spec leaves the grid free; give one with fixed rows and columns."
-        )
-    return sizes["row"], sizes["column"]
+    sizes = {axis.name: axis.size or 0 for axis in spec.axes}
+    return (sizes["row"], sizes["column"]) if "row" in sizes else None
 
 
 def parse_llamagen_config(values: Mapping[str, Any]) -> LlamaGenConfig:
@@ -116,16 +114,13 @@ def parse_llamagen_config(values: Mapping[str, Any]) -> LlamaGenConfig:
             "these tokens lie on several scales, which are predicted scale by scale; use NextScale "
             "for them."
         )
-    grid, width, heads = grid_of(spec), values["width"], values["heads"]
-    length = values["length"]
-    fixed = grid[0] * grid[1] if grid else _sequence_length(spec)
-    length = fixed if length is None else length
-    if length is None:
-        raise ConfigError("the token spec leaves the length free; give length, in positions.")
-    if fixed is not None and (length > fixed or (grid and length != fixed)):
+    free = [axis.name for axis in spec.axes if axis.size is None]
+    if free:
         raise ConfigError(
-            f"length is {length} but the token spec has {fixed} positions; leave it out."
+            f"the token spec leaves the size along '{free[0]}' open; fix it with "
+            "generators.contract.fixed_spec."
         )
+    width, heads = values["width"], values["heads"]
     for name in ("width", "layers", "heads", "window"):
         if type(values[name]) is not int or values[name] < 1:
             raise ConfigError(f"{name} is {values[name]!r}; give a whole number of at least 1.")
@@ -138,7 +133,7 @@ def parse_llamagen_config(values: Mapping[str, Any]) -> LlamaGenConfig:
     if values["classes"] and values["caption_width"] is not None:
         raise ConfigError("classes and caption_width exclude each other; leave one out.")
     config = LlamaGenConfig(
-        spec=spec, length=length, width=width, layers=values["layers"], heads=heads,
+        spec=spec, width=width, layers=values["layers"], heads=heads,
         hidden=values["hidden"] or hidden_width(width), classes=values["classes"],
         caption_width=values["caption_width"], caption_length=values["caption_length"],
         window=values["window"], shuffle_blocks=values["shuffle_blocks"],
@@ -148,8 +143,3 @@ def parse_llamagen_config(values: Mapping[str, Any]) -> LlamaGenConfig:
     )  # fmt: skip
     _ = config.windows, config.rotation  # they check the window and the heads
     return config
-
-
-def _sequence_length(spec: TokenSpec) -> int | None:
-    sizes = [axis.size for axis in spec.axes if axis.name in ("token", "time", "scale_token")]
-    return sizes[0] if sizes else None

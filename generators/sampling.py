@@ -18,7 +18,7 @@ from torch import Tensor
 from generators.contract import UNCONDITIONAL, Condition, Generator
 from generators.guidance import Guidance, guided
 from generators.token_filter import TokenFilter, inverse_draw
-from tok_core.errors import ConfigError, TokenError
+from tok_core.errors import TokenError
 
 # Probabilities (B, n, V), positions (n,) and the factor to codes (B, n).
 Choose = Callable[[Tensor, Tensor, int], Tensor]
@@ -70,7 +70,6 @@ def sample(
     token_filter: TokenFilter | None = None,
     given: Tensor | None = None,
     keep: Tensor | None = None,
-    sizes: tuple[int, ...] | None = None,
     choose: Choose | None = None,
     watch: Watch | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
@@ -86,7 +85,6 @@ def sample(
         given: int64 (B, *axes) codes of which ``keep``, bool alike or (B, L), are not drawn but
             taken: teacher-forced resampling. What is kept in whole runs costs its steps all the
             same.
-        sizes: axis sizes, where the spec leaves one free (seconds of sound).
         choose: draws codes in place of the seeds' numbers. watch: sees guided logits.
         progress: wraps the steps, such as a progress bar.
 
@@ -102,7 +100,7 @@ def sample(
         ... # doctest: +SKIP
     """
     guidance, token_filter = guidance or Guidance(), token_filter or TokenFilter()
-    spec, axes = generator.spec, _axes(generator, sizes)
+    spec, axes = generator.spec, generator.sizes
     shape = spec.to_sequence(torch.zeros(1, *axes, dtype=torch.int64)).shape[1:]
     codes = torch.zeros(len(seeds), *shape, dtype=torch.int64, device=generator.device)
     uniform = uniform_numbers(seeds, tuple(shape)).to(codes.device)
@@ -123,17 +121,6 @@ def uniform_numbers(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Return (len(seeds), *shape) in [0, 1), each row from its own seed alone."""
     rows = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows) if rows else torch.zeros(0, *shape)
-
-
-def _axes(generator: Generator, sizes: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return the axis sizes of what is drawn."""
-    if sizes is not None:
-        return sizes
-    found = tuple(generator.config.get("length") or 0 if axis.size is None else axis.size
-                  for axis in generator.spec.axes)
-    if 0 in found:
-        raise ConfigError("these codes have a free length; give the generator one, or sizes.")
-    return found
 
 
 def kept_codes(

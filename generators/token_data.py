@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from generators.contract import fixed_spec
 from tok_core.errors import ConfigError, TokenError
 from tok_core.token_spec import TokenSpec
 
@@ -109,7 +110,7 @@ class ShardSource:
     def __init__(self, config: TokenDataConfig, path: str | None = None) -> None:
         from tok_core.token_shards import TokenShards
 
-        self.shards = TokenShards(path or config.path)
+        self.shards = TokenShards(path or str(config.path))
 
     @property
     def length(self) -> int | None:
@@ -186,33 +187,41 @@ def open_tokens(
 def facts_of(config: TokenDataConfig) -> Facts:
     """Return what a generator must know of the data, and refuse data that do not fit together.
 
+    Sizes are those of the first sample's codes: pictures and sounds may be smaller than what a
+    tokenizer was made for.
+
     Raises:
         TokenError: shards of another tokenizer. ConfigError: signals whose labels nobody counts.
     """
+    tokenizer = None if config.tokenizer is None else _loaded(config.tokenizer)
     if config.signals is not None:
-        assert config.tokenizer is not None
+        assert tokenizer is not None
         if config.classes is None:
             raise ConfigError(
                 "data.classes is not given; say how many labels the pictures or sounds have, 0 to "
                 "train without."
             )
-        return _tokens_of(config.tokenizer)._replace(classes=config.classes)
-    found = ShardSource(config).facts()
-    if config.tokenizer is not None:
-        theirs = _tokens_of(config.tokenizer).code_hash
-        if theirs != found.code_hash:
-            raise TokenError(
-                f"the token shards {config.path} come from a tokenizer of code hash "
-                f"{found.code_hash[:16]} and {config.tokenizer} has {theirs[:16]}; name the "
-                "tokenizer they were made with."
-            )
-    return found if config.classes is None else found._replace(classes=config.classes)
+        source = open_tokens(config, modality=tokenizer.spec.modality)
+        first = source.item(0)
+        assert isinstance(first, SignalSample)
+        codes = tokenizer.encode(first.signal[None]).codes[0]
+        spec = fixed_spec(tokenizer.spec, codes.shape)
+        return Facts(spec, tokenizer.code_hash(), config.classes)
+    source = ShardSource(config)
+    found = source.facts()
+    if tokenizer is not None and tokenizer.code_hash() != found.code_hash:
+        raise TokenError(
+            f"the token shards {config.path} come from a tokenizer of code hash "
+            f"{found.code_hash[:16]} and {config.tokenizer} has {tokenizer.code_hash()[:16]}; name "
+            "the tokenizer they were made with."
+        )
+    classes = found.classes if config.classes is None else config.classes
+    return Facts(fixed_spec(found.spec, source.item(0).codes.shape), found.code_hash, classes)
 
 
-@lru_cache(maxsize=2)
-def _tokens_of(path: str) -> Facts:
-    """Return spec and hash of a tokenizer; a run asks several times."""
+@lru_cache(maxsize=1)
+def _loaded(path: str) -> Any:
+    """Load a tokenizer; a run asks several times."""
     from tok_core.loading import load
 
-    tokenizer = load(path)
-    return Facts(tokenizer.spec, tokenizer.code_hash(), 0)
+    return load(path)

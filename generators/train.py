@@ -56,7 +56,7 @@ def train(config: GeneratorRun, folder: Path, *, resume: bool = False) -> Path |
         TesseraError: anything a user can put right, in one sentence.
 
     Example:
-        >>> train(load_config(GeneratorRun, "llamagen-tiny.yaml"), Path("runs/a"))  # doctest: +SKIP
+        >>> train(load_config(GeneratorRun, "recipe.yaml"), Path("runs/a"))  # doctest: +SKIP
     """
     return train_run(_sense(), config, folder, resume=resume)
 

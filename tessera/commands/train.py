@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-PROGRAMS = {"image": "vision_tok.train", "audio": "audio_tok.train"}
+PROGRAMS = {
+    "image": "vision_tok.train", "audio": "audio_tok.train", "tokens": "generators.train"
+}  # fmt: skip
 
 
 class Sense(StrEnum):
@@ -16,17 +18,20 @@ class Sense(StrEnum):
 
     image = "image"
     audio = "audio"
+    tokens = "tokens"
 
 
 def train(
     context: typer.Context,
-    modality: Annotated[Sense, typer.Option("--modality", help="What is tokenized.")] = Sense.image,
+    modality: Annotated[Sense, typer.Option("--modality", help="What it models.")] = Sense.image,
 ) -> int:
-    """Train a tokenizer: all options go to the training program (see tessera train --help).
+    """Train a tokenizer or a generator: all options go to the training program.
 
     [bold]tessera train --config my_recipe.yaml --data photos/[/bold]; on several devices
     [bold]accelerate launch -m vision_tok.train ...[/bold]. Sound:
     [bold]tessera train --modality audio --config my_codec.yaml --data sounds/[/bold]
+    A generator over tokens:
+    [bold]tessera train --modality tokens --config my_generator.yaml --data tokens/[/bold]
     """
     import importlib
     import importlib.util

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from generators.contract import Condition
+from generators.contract import Condition, fixed_spec
 from generators.guidance import Guidance
 from generators.llamagen import LlamaGen
 from generators.sampling import sample
@@ -38,8 +38,8 @@ SIZES: dict[str, Any] = {"width": 32, "layers": 2, "heads": 2, "dropout": 0.0, "
 
 def model(kind: str, **options: Any) -> LlamaGen:
     torch.manual_seed(0)
-    length = {"length": 12} if kind == "sound" else {}
-    made = LlamaGen(spec=SPECS[kind].to_json(), classes=5, **SIZES, **length, **options)
+    spec = fixed_spec(SPECS[kind], axes_of(kind))
+    made = LlamaGen(spec=spec.to_json(), classes=5, **SIZES, **options)
     # A fresh head predicts nothing; positions and branches should matter, too.
     with torch.no_grad():
         for parameter in made.parameters():
@@ -223,11 +223,11 @@ def test_z_loss() -> None:
     ({"heads": 16}, "heads are 2 wide"),
     ({"slot_head": "serial"}, "legal are parallel and causal"),
     ({"caption_width": 8}, "exclude each other"),
-    ({"length": 20}, "has 24 positions"),
+    ({"spec": SPECS["sound"].to_json()}, "leaves the size along 'time' open"),
 ])  # fmt: skip
 def test_impossible_sizes(options: dict[str, Any], error: str) -> None:
     with pytest.raises(ConfigError, match=error):
-        LlamaGen(spec=SPECS["grid"].to_json(), classes=5, **SIZES | options)
+        LlamaGen(**{"spec": SPECS["grid"].to_json(), "classes": 5, **SIZES} | options)
 
 
 def test_wrong_use_is_a_sentence() -> None:

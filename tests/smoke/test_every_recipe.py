@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from audio_tok.train import main as train_codec
+from generators.contract import UNCONDITIONAL, Condition
+from generators.sampling import sample
 from tessera.cli import run
 from tok_core.loading import load
 from tok_core.run_config import read_recipe
@@ -25,7 +27,8 @@ pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = sorted((ROOT / "assets" / "configs").glob("*.yaml"))
 CODECS = [path for path in EVERY if path.stem.startswith(("wavtokenizer-", "dual-codec-"))]
-RECIPES = [path for path in EVERY if path not in CODECS]
+GENERATORS = [path for path in EVERY if path.stem.startswith("generator-")]
+RECIPES = [path for path in EVERY if path not in CODECS + GENERATORS]
 STEPS = 12
 TEACHER = {"hidden_channels": 32, "channel_mult": [1, 1, 1, 1], "num_res_blocks": 1,
            "z_channels": 8}  # fmt: skip
@@ -180,6 +183,25 @@ def test_codec_recipe_trains_and_its_model_works(path: Path, folder: Path) -> No
     model: Any = load(run_folder / "model")
     x = torch.rand(1, 1, 7001) - 0.5
     assert model.decode(model.encode(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
+def test_generator_recipe_trains_and_its_model_draws(path: Path, folder: Path) -> None:
+    settings: dict[str, Any] = {
+        "train.steps": STEPS, "train.batch_size": 4, "train.workers": 0, "train.device": "cpu",
+        "log.every": 4, "log.tracker": "none", "log.validate_every": 6, "log.pictures_every": 6,
+        "validation_samples": 4, "shown": 2, "schedule.warmup": 2,
+        "model.config.width": 48, "model.config.layers": 1, "model.config.heads": 2,
+    }  # fmt: skip
+    options = [f"--set={key}={value}" for key, value in settings.items()]
+    out = folder / path.stem
+    words = ["train", "--modality", "tokens", "--config", str(path), "--out", str(out), *options]
+    assert run(words) == 0
+    model: Any = load(out / "model")
+    labels = Condition(labels=torch.tensor([0])) if model.classes else UNCONDITIONAL
+    codes = sample(model, labels, seeds=[0])
+    model.spec.check(codes)
+    model.check_fits(load(read_recipe(path)["data"]["tokenizer"]))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from vision_tok.one_d_piece import OneDPiece
 from vision_tok.train import ImageRun, train
 
 FOLDER = Path(__file__).parents[2] / "assets" / "configs"
-# The codecs' recipes are tested in tests/audio_tok.
-SOUND = ("wavtokenizer-", "dual-codec-")
-RECIPES = sorted(p for p in FOLDER.glob("*.yaml") if not p.stem.startswith(SOUND))
+# Recipes of codecs and generators are tested in tests/audio_tok and tests/generators.
+OTHERS = ("wavtokenizer-", "dual-codec-", "generator-")
+RECIPES = sorted(p for p in FOLDER.glob("*.yaml") if not p.stem.startswith(OTHERS))
 # Millions of parameters, from the papers' tables: whole tokenizers with their pixel stage, or
 # the single-stage networks.  Stage 1 is the same without its pixel stage.
 PUBLISHED = {
