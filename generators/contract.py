@@ -152,7 +152,7 @@ def fixed_spec(spec: TokenSpec, sizes: Sequence[int] | None = None) -> TokenSpec
         ConfigError: a size that the spec rules out, or an axis that stays free.
     """
     own = dict(zip(("row", "column"), spec.grid or (None, None), strict=True))
-    given = sizes or [axis.size or own.get(axis.name) for axis in spec.axes]
+    given: Sequence[int | None] = sizes or [axis.size or own.get(axis.name) for axis in spec.axes]
     axes = []
     for axis, size in zip(spec.axes, given, strict=True):
         if size is None or not axis.minimum <= size <= (axis.size or size):
@@ -162,9 +162,9 @@ def fixed_spec(spec: TokenSpec, sizes: Sequence[int] | None = None) -> TokenSpec
             )
         axes.append(Axis(name=axis.name, size=size, minimum=size))
     # The native grid of a network says nothing about codes of another size.
-    names = [axis.name for axis in axes]
-    grid = tuple(given[names.index(name)] for name in ("row", "column") if name in names)
-    return replace(spec, axes=tuple(axes), grid=grid or spec.grid)
+    found = {axis.name: axis.size for axis in axes}
+    grid = (found["row"], found["column"]) if "row" in found else spec.grid
+    return replace(spec, axes=tuple(axes), grid=grid)  # type: ignore[arg-type]
 
 
 def read_spec(given: Any) -> TokenSpec:

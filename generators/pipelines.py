@@ -1,0 +1,275 @@
+"""Whole pipelines: labels or captions in, pictures or sounds out, in diffusers' words.
+
+    class_labels --generator--> codes --tokenizer--> pictures, sounds
+
+A folder holds model_index.json and one folder per component, as diffusers writes it.  Components
+are found by `tok_core.load`, never by importing what a file names, so that a pipeline of a package
+that diffusers has not seen loads, and a hostile file runs nothing.  Letters: B samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generators.contract import Condition, Generator
+from generators.drawing import draw_codes, seeds_of
+from generators.guidance import Guidance
+from generators.token_filter import TokenFilter
+from tok_core.contract import Tokenizer
+from tok_core.errors import ConfigError, WeightsError, nearest
+from tok_core.image_measures import to_uint8
+from tok_core.loading import load
+from tok_core.strict_loading import fetch
+from tok_core.torchaudio_guard import guard_torchaudio
+
+guard_torchaudio()
+from diffusers import DiffusionPipeline  # noqa: E402 - the guard comes before
+
+INDEX = "model_index.json"
+COMPONENTS = ("generator", "tokenizer")
+OUTPUTS = ("pil", "pt", "np")
+
+
+class Pictures(NamedTuple):
+    """Attributes: images: PIL images, a tensor (B, 3, H, W) in [-1, 1], or uint8 (B, H, W, 3)."""
+
+    images: Any
+
+
+class Sounds(NamedTuple):
+    """Attributes: audios: (B, 1, T) in [-1, 1], a tensor or an array. sampling_rate: in Hz."""
+
+    audios: Any
+    sampling_rate: int
+
+
+class TokenPipeline(DiffusionPipeline):
+    """A generator and the tokenizer of its tokens.
+
+    Args:
+        generator: draws codes. tokenizer: decodes them.
+
+    Raises:
+        TokenError: they do not belong together.
+    """
+
+    modality: ClassVar[str]
+
+    def __init__(self, generator: Generator, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        generator.check_fits(tokenizer)
+        if tokenizer.spec.modality != self.modality:
+            raise ConfigError(
+                f"{type(self).__name__} makes {self.modality}s but the tokens are of "
+                f"{tokenizer.spec.modality}s; use {' or '.join(sorted(PIPELINES))}."
+            )
+        self.register_modules(generator=generator, tokenizer=tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, path: Any, **options: Any) -> Any:
+        """Load a pipeline from a folder or hub id.
+
+        Args:
+            path: with model_index.json and the folders of its components.
+            options: ``generator`` or ``tokenizer``, objects to use in place of stored ones; the
+                rest as `tok_core.load` takes it (``torch_dtype``, ``revision``, ...).
+
+        Raises:
+            WeightsError: nothing there, a file that names another pipeline or other components.
+
+        Example:
+            >>> pipe = TokenImagePipeline.from_pretrained("runs/pipeline")  # doctest: +SKIP
+            >>> pipe(class_labels=[3], guidance_scale=2.0).images[0]  # doctest: +SKIP
+        """
+        given = {name: options.pop(name) for name in COMPONENTS if name in options}
+        index = read_index(path, options)
+        chosen = pipeline_class(index, str(path))
+        if not issubclass(chosen, cls):
+            raise WeightsError(
+                f"{path} holds a {chosen.__name__}, not a {cls.__name__}; load it with that."
+            )
+        for name in COMPONENTS:
+            if name not in given:
+                given[name] = load(path, **options, subfolder=name)
+        return chosen(**given)
+
+    @torch.no_grad()
+    def _signals(
+        self, class_labels: Any, count: int, generator: Any, **settings: Any
+    ) -> Tensor:
+        """Draw and decode, ``count`` per label, (B, ...) on the CPU."""
+        labels = _labels(class_labels)
+        if labels is not None:
+            labels = labels.repeat_interleave(count)
+        total = count if labels is None else len(labels)
+        self.generator.check_fits(self.tokenizer)
+        codes = draw_codes(
+            self.generator, Condition(labels=labels), seeds=seeds_of(total, generator),
+            guidance=Guidance(
+                scale=settings["guidance_scale"], schedule=settings["guidance_schedule"],
+                power=settings["guidance_power"],
+            ),
+            token_filter=TokenFilter(
+                temperature=settings["temperature"], top_k=settings["top_k"],
+                top_p=settings["top_p"],
+            ),
+            steps=settings["num_inference_steps"], progress=self.progress_bar,
+        )  # fmt: skip
+        device = next(self.tokenizer.parameters()).device
+        return self.tokenizer.decode(codes.to(device)).float().cpu()
+
+
+class TokenImagePipeline(TokenPipeline):
+    """Pictures from tokens.
+
+    Example:
+        >>> TokenImagePipeline(generator, tokenizer).save_pretrained("pipe")  # doctest: +SKIP
+        >>> pipe = TokenImagePipeline.from_pretrained("pipe")  # doctest: +SKIP
+        >>> seeded = torch.Generator().manual_seed(0)
+        >>> pipe([207], guidance_scale=4.0, generator=seeded).images[0]  # doctest: +SKIP
+    """
+
+    modality = "image"
+
+    def __call__(
+        self,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        *,
+        num_images_per_label: int = 1,
+        guidance_scale: float = 1.0,
+        guidance_schedule: str = "constant",
+        guidance_power: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+    ) -> Pictures:
+        """Make pictures.
+
+        Args:
+            class_labels: from 0; None for an unconditional generator.
+            num_images_per_label: how many of each.
+            guidance_scale: 1 is none; see `generators.guidance.Guidance` for the schedule.
+            temperature, top_k, top_p: see `generators.token_filter.TokenFilter`.
+            num_inference_steps: of a masked generator.
+            generator: seeds; one for all, or one per picture. A picture depends on its own seed.
+            output_type: ``pil``, ``pt`` or ``np``.
+
+        Raises:
+            ConfigError: labels out of range, settings that are not legal.
+        """
+        _check_output(output_type)
+        x = self._signals(
+            class_labels, num_images_per_label, generator, guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule, guidance_power=guidance_power,
+            temperature=temperature, top_k=top_k, top_p=top_p,
+            num_inference_steps=num_inference_steps,
+        )  # fmt: skip
+        if output_type == "pt":
+            return Pictures(x)
+        pixels = to_uint8(x).permute(0, 2, 3, 1).numpy()
+        if output_type == "np":
+            return Pictures(pixels)
+        from PIL import Image
+
+        return Pictures([Image.fromarray(picture) for picture in pixels])
+
+
+class TokenAudioPipeline(TokenPipeline):
+    """Sounds from tokens."""
+
+    modality = "audio"
+
+    def __call__(
+        self,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        *,
+        num_waveforms_per_label: int = 1,
+        guidance_scale: float = 1.0,
+        guidance_schedule: str = "constant",
+        guidance_power: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "np",
+    ) -> Sounds:
+        """Make sounds; arguments as `TokenImagePipeline`, ``output_type`` ``np`` or ``pt``."""
+        _check_output(output_type, OUTPUTS[1:])
+        x = self._signals(
+            class_labels, num_waveforms_per_label, generator, guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule, guidance_power=guidance_power,
+            temperature=temperature, top_k=top_k, top_p=top_p,
+            num_inference_steps=num_inference_steps,
+        )  # fmt: skip
+        rate = self.tokenizer.spec.output_rate
+        return Sounds(x if output_type == "pt" else np.asarray(x), rate)
+
+
+PIPELINES: dict[str, type[TokenPipeline]] = {
+    "TokenImagePipeline": TokenImagePipeline, "TokenAudioPipeline": TokenAudioPipeline
+}  # fmt: skip
+
+
+def read_index(path: str | Path, options: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return model_index.json of a folder or hub id; `WeightsError` where it is none."""
+    folder = Path(path)
+    local = folder.is_dir() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
+    if local and not (folder / INDEX).is_file():
+        raise WeightsError(
+            f"{path} holds no {INDEX}; give a folder that save_pretrained of a pipeline wrote."
+        )
+    file = folder / INDEX if local else fetch(str(path), INDEX, options)
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{file} is not readable JSON ({error}).") from None
+    if not isinstance(index, dict):
+        raise WeightsError(f"{file} holds {type(index).__name__}; expected a JSON object.")
+    return index
+
+
+def pipeline_class(index: dict[str, Any], name: str) -> type[TokenPipeline]:
+    """Return the pipeline that an index names, and refuse all that we do not know.
+
+    Raises:
+        WeightsError: another pipeline, or components other than a generator and a tokenizer.
+    """
+    kind = index.get("_class_name")
+    if kind not in PIPELINES:
+        known = " and ".join(PIPELINES)
+        raise WeightsError(
+            f"{name} holds a '{kind}'; known are {known}{nearest(str(kind), PIPELINES)}."
+        )
+    parts = {key for key in index if not key.startswith("_")}
+    if parts != set(COMPONENTS):
+        odd = sorted(parts ^ set(COMPONENTS))[0]
+        raise WeightsError(
+            f"{name} does not name just a generator and a tokenizer (look at '{odd}'); nothing "
+            "was loaded."
+        )
+    return PIPELINES[kind]
+
+
+def _labels(given: Any) -> Tensor | None:
+    if given is None:
+        return None
+    labels = torch.as_tensor(given)
+    if labels.dim() > 1 or labels.is_floating_point():
+        raise ConfigError(f"class_labels is {given!r}; give whole numbers, one per label.")
+    return labels.reshape(-1).long()
+
+
+def _check_output(output_type: str, legal: Sequence[str] = OUTPUTS) -> None:
+    if output_type not in legal:
+        raise ConfigError(f"output_type '{output_type}' is unknown; legal are {', '.join(legal)}.")
