@@ -107,6 +107,10 @@ class Generator(Model):
         """Begin a generation of ``batch`` samples, with rows for guidance or without."""
         raise TypeError(f"{type(self).__name__} does not define session")
 
+    def attach(self, tokenizer: Any) -> None:
+        """See the tokenizer before training or sampling; generators of values take its tables."""
+        self.check_fits(tokenizer)
+
     def check_fits(self, tokenizer: Any) -> None:
         """Refuse a tokenizer whose tokens this generator was not made for.
 

@@ -33,10 +33,11 @@ from generators.token_loss import token_losses
 from generators.token_shuffle import Fuse, ResidualMlp, Unfuse
 from tok_core.errors import ConfigError
 from tok_core.fast_linear import Linear
+from tok_core.official_source import OfficialSource
 from tok_core.token_spec import TokenSpec
 
 
-class LlamaGen(Generator):
+class LlamaGen(OfficialSource, Generator):
     """Autoregressive generator; the defaults are LlamaGen-B's for ImageNet at 256 pixels.
 
     Args:
@@ -60,6 +61,7 @@ class LlamaGen(Generator):
     """
 
     _supports_gradient_checkpointing = True
+    official_importer = "generators.import_llamagen:import_llamagen"
 
     @register_to_config
     def __init__(

@@ -64,7 +64,7 @@ class TokenPipeline(DiffusionPipeline):
 
     def __init__(self, generator: Generator, tokenizer: Tokenizer) -> None:
         super().__init__()
-        generator.check_fits(tokenizer)
+        generator.attach(tokenizer)
         if tokenizer.spec.modality != self.modality:
             raise ConfigError(
                 f"{type(self).__name__} makes {self.modality}s but the tokens are of "

@@ -23,6 +23,7 @@ from generators.token_data import TokenDataConfig, facts_of, open_tokens
 from generators.token_objective import TokenObjective, TokenObjectiveConfig
 from generators.validation import GeneratorMonitor
 from tok_core.errors import ConfigError
+from tok_core.loading import load
 from tok_core.training.launch import Sense, TrainingRun, command, fixed_samples, train_run
 
 
@@ -105,6 +106,8 @@ def check_model(config: GeneratorRun, model: Any) -> None:
             f"model.from was made for other tokens than the data hold ({ours.to_json()} and "
             f"{facts.spec.to_json()}); start from a generator of the same tokenizer."
         )
+    if config.data.tokenizer is not None:
+        model.attach(load(config.data.tokenizer))
 
 
 def _sense() -> Sense:
@@ -128,8 +131,6 @@ def _open(config: TokenDataConfig, *, validation: bool = False) -> Any:
 
 
 def _monitor(config: GeneratorRun, objective: TokenObjective) -> GeneratorMonitor:
-    from tok_core.loading import load
-
     source = _open(config.data, validation=True)
     samples = fixed_samples(source, max(1, config.validation_samples), "sample")
     painter = config.data.tokenizer if config.shown > 0 else None

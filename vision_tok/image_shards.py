@@ -49,7 +49,7 @@ class TarShards:
     Example::
 
         shards = TarShards("data/train-*.tar")
-        shards.read(0), shards.names[0], shards.labels[0]
+        shards.read(0), shards.name(0), shards.label(0)
     """
 
     def __init__(self, path: str | Path) -> None:

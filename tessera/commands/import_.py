@@ -11,12 +11,15 @@ import typer
 from tessera import options as o
 
 if TYPE_CHECKING:
-    from tok_core.contract import Autoencoder
+    from tok_core.model import Model
 
 
 class Family(StrEnum):
     """Whose checkpoints; each family has an importer of its own."""
 
+    llamagen = "llamagen"
+    maskgit = "maskgit"
+    rar = "rar"
     robustok = "robustok"
     titok = "titok"
     tokenflow = "tokenflow"
@@ -25,6 +28,9 @@ class Family(StrEnum):
 
 
 IMPORTERS = {
+    Family.llamagen: "generators.import_llamagen:import_llamagen",
+    Family.maskgit: "generators.import_maskgit:import_maskgit",
+    Family.rar: "generators.import_rar:import_rar",
     Family.robustok: "vision_tok.import_robus_tok:import_robus_tok",
     Family.titok: "vision_tok.import_titok:import_titok",
     Family.tokenflow: "vision_tok.import_token_flow:import_token_flow",
@@ -33,6 +39,9 @@ IMPORTERS = {
 }
 # Tensors that tell whose checkpoint it is; the first family that a name begins with wins.
 MARKS = {
+    Family.llamagen: ("tok_embeddings.",),
+    Family.maskgit: ("model.lm_head.", "in_blocks."),
+    Family.rar: ("target_aware_pos_embed",),
     Family.robustok: ("encoder.latent_tokens",),  # it has a VQGAN's post_quant_conv, too
     Family.titok: ("latent_tokens",),
     Family.tokenflow: ("quantize.embedding_vqkd.",),  # it has all of a VQGAN's names, too
@@ -54,7 +63,8 @@ FamilyOption = Annotated[
     Family | None,
     typer.Option(
         "--family", show_default="told by the names of the tensors",
-        help="robustok: RobusTok, XQ-GAN, ImageFolder; titok: TiTok, One-D-Piece, TA-TiTok, "
+        help="llamagen, maskgit, rar: generators (LlamaGen's tokenizers are vqgan); "
+        "robustok: RobusTok, XQ-GAN, ImageFolder; titok: TiTok, One-D-Piece, TA-TiTok, "
         "MaskGIT-VQGAN; tokenflow: TokenFlow; vqgan: LlamaGen, taming, VAR, diffusers VQModel; "
         "wavtokenizer: WavTokenizer.",
     ),
@@ -132,7 +142,7 @@ def guess_family(checkpoint: str) -> Family:
     return Family.titok
 
 
-def save_whole(model: Autoencoder, output: Path) -> None:
+def save_whole(model: Model, output: Path) -> None:
     """Save a model folder that appears whole or not at all, replacing an older one.
 
     Raises:

@@ -54,7 +54,7 @@ FEATURE = Tolerance(absolute=1e-4)
 LOSS, GRADIENT = Tolerance(peak=1e-5), Tolerance(peak=1e-3)
 PIXEL = FEATURE._replace(off_by_one=0.01)  # bytes, at isolated pixels
 INPUT = re.compile(
-    r"image|random_indices|quant_grad\.(G|second_pre_quant|hits_after_\d)|var_.*"
+    r"image|random_indices|quant_grad\.(G|second_pre_quant|hits_after_\d)|var_(?!step\.image).*"
     r"|train\.(usage_percent|dependency_loss)|train\.(\w+\.)?draw_.*"
 )
 FOLDERS = [
@@ -169,6 +169,21 @@ def _bytes(picture: Tensor) -> Tensor:
 @kind("bytes", r"reconstruction_uint8_bhwc", PIXEL)
 def _byte_pictures(folder: Path) -> Tensor:
     return _bytes(_model(folder).decode(_outer(folder, _codes(folder))))
+
+
+@kind("generated codes", r"var_step\.image_clamped")
+def _generated(folder: Path) -> Tensor:
+    model, stored = _model(folder), tensors_of(folder)
+    assert model.quantizer.scales is not None
+    branches = [
+        torch.cat([
+            stored[f"var_step.tokens.branch{branch}.scale{scale}"]
+            for scale in range(len(model.quantizer.scales))
+        ], 1)
+        for branch in range(model.settings.branches)
+    ]  # fmt: skip
+    codes = torch.stack(branches, 1)
+    return model.decode(codes if len(branches) > 1 else codes[:, 0])
 
 
 @kind("any codes", r"random_indices_(decoded_unclamped|uint8_bhwc)", PIXEL)
