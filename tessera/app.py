@@ -13,9 +13,11 @@ from tessera.commands import (
     demo,
     encode,
     eval,
+    generate,
     import_,
     info,
     reconstruct,
+    tokenize,
     train,
 )
 
@@ -32,7 +34,9 @@ app.command("encode")(encode.encode)
 app.command("decode")(decode.decode)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
+app.command("tokenize")(tokenize.tokenize)
 app.command("train", context_settings=train.PASS_ON)(train.train)
+app.command("generate")(generate.generate)
 app.command("eval", context_settings=eval.PASS_ON)(eval.evaluate)
 app.command("import")(import_.import_checkpoint)
 app.command("demo")(demo.demo)

@@ -84,7 +84,7 @@ def _expand(text: str, suffixes: Collection[str]) -> Iterator[Found]:
     elif path.exists():
         yield Found(path, Path(path.name))
     elif any(letter in text for letter in MAGIC):
-        root = _fixed_part(path)
+        root = fixed_part(path)
         for name in sorted(glob.glob(str(path), recursive=True)):
             match = Path(name)
             if match.is_dir() and "**" not in text:
@@ -106,7 +106,7 @@ def _walk(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return files
 
 
-def _fixed_part(pattern: Path) -> Path:
+def fixed_part(pattern: Path) -> Path:
     """Return the folder of a glob pattern before its first wildcard."""
     parts = []
     for part in pattern.parts[:-1]:

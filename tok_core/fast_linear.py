@@ -21,6 +21,8 @@ from torch.nn import functional as F
 SMALLEST_MEASURED = 1 << 22
 # `W @ x.T` pays only while the weights, not the arithmetic, are what has to move.
 FEW_ROWS = 16
+# There even a megabyte of weights takes longer to read than a choice to look up.
+SMALLEST_STREAMED = 1 << 18
 # A form must beat F.linear by this factor, so that noise does not move the choice.
 CLEAR_WIN = 1.05
 REPEATS = 3
@@ -52,6 +54,7 @@ FORMS: dict[str, Form] = {
     "transposed": _as_transposed,
 }
 _chosen: dict[Key, str] = {}
+_held: str | None = None  # the form of every product while it holds; nothing is measured
 
 
 def _candidates(rows: int) -> tuple[str, ...]:
@@ -65,10 +68,27 @@ def measured_choices() -> dict[Key, str]:
 
 def forget_choices() -> None:
     """Measure again from here on (after changing the number of threads, say)."""
+    global _held
     _chosen.clear()
+    _held = None
+
+
+def hold_form(form: str = "linear") -> None:
+    """Take one form for every product and measure nothing until `forget_choices`.
+
+    Forms round differently, and which one a measurement prefers can be a matter of noise: work
+    whose result must be the same bit for bit in every process and every run holds one of them.
+
+    Args:
+        form: one of `FORMS`.
+    """
+    global _held
+    _held = form
 
 
 def _best_form(rows: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> str:
+    if _held is not None:
+        return _held
     m, k = rows.shape
     # Neighbouring sizes share one measurement: the bucket is the power of two at or below M.
     key = (m.bit_length(), k, weight.shape[0], dtype, torch.get_num_threads())
@@ -111,11 +131,17 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 def _may_choose(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
-        and x.numel() * weight.shape[0] >= SMALLEST_MEASURED
+        and _worth_a_choice(x.numel() // x.shape[-1], weight.numel())
         and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and weight.is_contiguous()
     )
+
+
+def _worth_a_choice(rows: int, weights: int) -> bool:
+    if 0 < rows <= FEW_ROWS and weights >= SMALLEST_STREAMED:
+        return True
+    return rows * weights >= SMALLEST_MEASURED
 
 
 class Linear(nn.Linear):

@@ -1,4 +1,4 @@
-"""``tessera info``: what a token file or a model is."""
+"""``tessera info``: what a token file, a folder of token shards or a model is."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tessera import options as o
 What = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[WHAT...]", help="Token files, model folders, shipped names or hub ids.",
+        metavar="[WHAT...]", help="Token files, folders of token shards, models.",
         show_default="the shipped models",
     ),
 ]  # fmt: skip
 
 
 def info(what: What = None, json: o.Json = False) -> int:
-    """Describe token files and models; without arguments, list what is shipped and known.
+    """Describe token files, token shards and models; without arguments, list what is shipped.
 
     [bold]tessera info cat.tok[/bold] or [bold]tessera info one-d-piece-tiny[/bold]
     """
@@ -49,6 +49,8 @@ def _describe(name: str) -> dict[str, Any]:
     path = Path(name).expanduser()
     if path.suffix.lower() == ".tok" or path.is_file():
         return _token_file(path)
+    if (path / "index.json").is_file():
+        return _token_shards(path)
     return _model(name)
 
 
@@ -76,6 +78,27 @@ def _token_file(path: Path) -> dict[str, Any]:
         facts["sample rate"] = file.sample_rate
         facts["seconds"] = round(file.extent[0] / file.sample_rate, 4)
         facts["bits per second"] = round(file.bits_per_second, 1)
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _token_shards(path: Path) -> dict[str, Any]:
+    from tok_core.token_shards import TokenShards
+
+    shards = TokenShards(path)
+    index = shards.index
+    facts = {
+        "token shards": str(path),
+        "samples": shards.length,
+        "shards": len(index.shards),
+        "bytes": sum(shard.bytes for shard in index.shards),
+        "skipped": len(index.skipped),
+        "classes": shards.num_classes or None,
+        "views": list(shards.views) if len(shards.views) > 1 else None,
+        "axes": [f"{axis.name} {axis.minimum}..{axis.size}" for axis in shards.spec.axes],
+        "vocabulary": list(shards.spec.vocabulary),
+        "code hash": shards.code_hash,
+        "written by": _who_wrote(shards.code_hash),
+    }
     return {key: value for key, value in facts.items() if value is not None}
 
 

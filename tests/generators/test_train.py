@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from generators.contract import Condition
 from generators.llamagen import LlamaGen
 from generators.sampling import sample
 from generators.train import GeneratorRun, completed, main, train
-from tok_core.errors import ConfigError
+from tessera.cli import run
+from tok_core.errors import ConfigError, TokenError
 from tok_core.loading import load
 from tok_core.run_config import from_mapping
 from vision_tok.vqgan import VQGAN
@@ -129,3 +132,54 @@ def test_command_line(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "model written to" in capsys.readouterr().out
     assert main(["--config", str(file), *out, "--set", "train.stepz=1"]) == 2
     assert "stepz" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def shards(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Token shards of twelve pictures in two classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(12):
+        place = folder / ("cats", "dogs")[i % 2] / f"{i}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.effect_noise((16, 16), 20 + i).convert("RGB").save(place)
+    out = folder.parent / "tokens"
+    words = ["tokenize", folder, out, "-m", tokenizer, "--per-shard", 5]
+    assert run([str(word) for word in words]) == 0
+    return out
+
+
+def test_trains_from_shards(tokenizer: Path, shards: Path, tmp_path: Path) -> None:
+    data = {"path": str(shards), "tokenizer": str(tokenizer)}
+    folder = train(config(tokenizer, data=data), tmp_path)
+    assert folder is not None
+    generator = load(folder)
+    assert generator.classes == 2 and generator.sizes == (4, 4)
+    generator.check_fits(load(tokenizer))
+
+
+def test_a_damaged_sample_is_passed_over_and_counted(
+    tokenizer: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "tokens"
+    shutil.copytree(shards, broken)
+    tar = sorted(broken.glob("*.tar"))[1]
+    data = bytearray(tar.read_bytes())
+    data[512 + 20] ^= 255  # inside the first member
+    tar.write_bytes(data)
+    train(config(tokenizer, data={"path": str(broken)}, shown=0), tmp_path / "run")
+    assert "unreadable samples were skipped" in capsys.readouterr().out
+    skipped = [row["data/skipped"] for row in metrics(tmp_path / "run") if "data/skipped" in row]
+    assert skipped[-1] >= 1
+
+
+def test_shards_of_another_tokenizer(shards: Path, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    side = {"channels": 8, "multipliers": [1, 2, 2], "res_blocks": 1, "attention": []}
+    other = tmp_path / "other"
+    VQGAN(
+        encoder_sizes=side, decoder_sizes=side, z_channels=6, code_dim=4, codebook_size=16,
+        norm_groups=4, image_size=16,
+    ).save_pretrained(other)  # fmt: skip
+    data = {"path": str(shards), "tokenizer": str(other)}
+    with pytest.raises(TokenError, match="come from a tokenizer of code hash"):
+        train(config(other, data=data), tmp_path / "run")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .conftest import ROOT, Tessera, environment, make_picture, one_sentence
 
-VERBS = ("encode", "decode", "reconstruct", "info", "train", "import", "demo", "bench")
+VERBS = ("encode", "decode", "reconstruct", "info", "train", "import", "demo", "bench", "tokenize")
 
 
 def test_help_answers_at_once() -> None:

@@ -55,6 +55,20 @@ def test_the_measured_winner_runs_and_is_measured_once(
     module.forget_choices()
 
 
+def test_a_held_form_runs_without_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(name: str, *args: object) -> float:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    layer, x = Linear(256, 512), torch.randn(1024, 256)
+    module.hold_form("convolution")
+    try:
+        with torch.no_grad():
+            assert torch.equal(layer(x), FORMS["convolution"](x, layer.weight, layer.bias))
+    finally:
+        module.forget_choices()
+
+
 def test_training_small_products_and_meta_take_the_ordinary_path() -> None:
     module.forget_choices()
     big = torch.randn(512, 256)

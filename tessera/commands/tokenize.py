@@ -1,0 +1,114 @@
+"""``tessera tokenize``: a data set to token shards that generators train on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tessera import options as o
+
+if TYPE_CHECKING:
+    from tessera.tokenize_run import Outcome
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", show_default=False,
+        help="A folder (its folders are the classes), a quoted glob, or tar shards.",
+    ),
+]  # fmt: skip
+Output = Annotated[
+    str, typer.Argument(metavar="OUT", show_default=False, help="Folder of the shards.")
+]
+MOST_NAMED = 24  # broken files named on the terminal; the index names all
+
+
+def tokenize(
+    input: Input,  # noqa: A002 - the user's word
+    output: Output,
+    model: o.Model = None,
+    ten_crop: Annotated[
+        bool, typer.Option("--ten-crop", help="Store ten crops of each picture (five, mirrored).")
+    ] = False,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Store each picture's mirror image too.")
+    ] = False,
+    per_shard: Annotated[
+        int, typer.Option("--per-shard", metavar="N", min=1, help="Files per shard.")
+    ] = 10_000,
+    batch_size: o.BatchSize = 16,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", metavar="N", min=1, show_default="one per core or GPU",
+            help="The shards do not depend on their number.",
+        ),
+    ] = None,
+    device: o.Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier run was stopped or killed.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace the shards in OUT.")
+    ] = False,
+    json: o.Json = False,
+) -> int:
+    """Turn a data set into token shards: tar files with one index, for training generators.
+
+    [bold]tessera tokenize photos/ tokens/ --ten-crop[/bold] or
+    [bold]tessera tokenize "train-*.tar" tokens/ --processes 8[/bold]
+    """
+    from tessera import report
+    from tessera.tokenize_run import Request, tokenize
+
+    outcome = tokenize(Request(
+        input=input, output=output, model=model, per_shard=per_shard, batch_size=batch_size,
+        # Ten crops hold the mirrored ones already.
+        views="ten-crop" if ten_crop else "flips" if flips else None,
+        processes=processes, device=device, resume=resume, force=force,
+    ))  # fmt: skip
+    if json:
+        report.print_json(outcome.to_json())
+    else:
+        _table(outcome)
+    _summary(outcome)
+    return outcome.exit_code
+
+
+def _table(outcome: Outcome) -> None:
+    from tessera import report
+
+    if outcome.shards:
+        columns = {"file": ("shard", "s"), "samples": ("samples", "d"), "bytes": ("bytes", "d")}
+        report.print_table("", outcome.shards[: report.MOST_ROWS], columns)
+        if len(outcome.shards) > report.MOST_ROWS:
+            report.say(f"the table shows the first {report.MOST_ROWS} of {len(outcome.shards)} "
+                       "shards")
+
+
+def _summary(outcome: Outcome) -> None:
+    from tessera.report import say
+
+    for failure in outcome.failures[:MOST_NAMED]:
+        error, source = failure["error"], failure["source"]
+        say(error if source in error else f"{source}: {error}")
+    if outcome.failures:
+        more = len(outcome.failures) - MOST_NAMED
+        rest = f"; index.json names the other {more}" if more > 0 else ""
+        say(f"skipped {len(outcome.failures)} broken files{rest}")
+    folder = outcome.facts["folder"]
+    if outcome.nothing_left:
+        say(f"'{folder}' is finished: {outcome.samples} samples in {len(outcome.shards)} shards")
+        return
+    done = f"tokenized {outcome.files} of {outcome.total} files in {outcome.seconds:.1f} s"
+    if outcome.ratio is not None:
+        done += (
+            f": {outcome.files_per_second:.1f} files/s; the model alone makes "
+            f"{outcome.model_files_per_second:.1f} files/s ({100 * outcome.ratio:.0f} % of it)"
+        )
+    say(done)
+    if outcome.stopped:
+        say(outcome.stopped)
+    if outcome.interrupted:
+        say("stopped by Ctrl-C; --resume goes on with what is finished")
