@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from generators.contract import fixed_spec
-from tok_core.errors import ConfigError, TokenError
+from tok_core.errors import ConfigError, MediaError
 from tok_core.token_spec import TokenSpec
+from tok_core.training.data_order import ATTEMPTS, endless_index
 
 NO_LABEL = -1
 
@@ -101,31 +102,36 @@ class Facts(NamedTuple):
 
 
 class ShardSource:
-    """Token shards as training samples; a corrupt member is skipped by the loop that reads.
+    """Token shards as samples; a corrupt member is passed over by the loop that reads.
+
+    For training they are endless: every position has a sample of its epoch's order and one of the
+    sample's views (ten crops, mirror images), drawn anew.  For validation they are numbered, and
+    show their first view.
 
     Args:
-        config: with the folder. path: another folder, for validation.
+        config: with the folder and the seed. validation: number them; its own folder if it has one.
     """
 
-    def __init__(self, config: TokenDataConfig, path: str | None = None) -> None:
+    def __init__(self, config: TokenDataConfig, *, validation: bool = False) -> None:
         from tok_core.token_shards import TokenShards
 
+        path = config.validation_path if validation else None
         self.shards = TokenShards(path or str(config.path))
+        self.seed, self.validation = config.seed, validation
 
     @property
     def length(self) -> int | None:
-        """Number of samples."""
-        return self.shards.length
+        """Number of samples; None, endless, for training."""
+        return self.shards.length if self.validation else None
 
     def item(self, index: int) -> TokenSample:
         """Return one sample; `MediaError` where it cannot be read."""
-        codes, label = self.shards.item(index)
+        view = 0
+        if not self.validation:
+            view = self.shards.draw_view(self.seed, index)
+            index = endless_index(index, self.shards.length, self.seed)
+        codes, label = self.shards.item(index, view=view)
         return TokenSample(codes, torch.tensor(NO_LABEL if label is None else label))
-
-    def facts(self) -> Facts:
-        """Return what the index says."""
-        names = self.shards.class_names
-        return Facts(self.shards.spec, self.shards.code_hash, len(names or ()))
 
 
 class SignalSource:
@@ -165,7 +171,7 @@ def open_tokens(
         ConfigError: nothing to read.
     """
     if config.signals is None:
-        return ShardSource(config, config.validation_path if validation else None)
+        return ShardSource(config, validation=validation)
     from tok_core.run_config import from_mapping
 
     given = {"seed": config.seed, **config.signals}
@@ -202,21 +208,26 @@ def facts_of(config: TokenDataConfig) -> Facts:
                 "train without."
             )
         source = open_tokens(config, modality=tokenizer.spec.modality)
-        first = source.item(0)
-        assert isinstance(first, SignalSample)
-        codes = tokenizer.encode(first.signal[None]).codes[0]
+        codes = tokenizer.encode(_first(source).signal[None]).codes[0]
         spec = fixed_spec(tokenizer.spec, codes.shape)
         return Facts(spec, tokenizer.code_hash(), config.classes)
     source = ShardSource(config)
-    found = source.facts()
-    if tokenizer is not None and tokenizer.code_hash() != found.code_hash:
-        raise TokenError(
-            f"the token shards {config.path} come from a tokenizer of code hash "
-            f"{found.code_hash[:16]} and {config.tokenizer} has {tokenizer.code_hash()[:16]}; name "
-            "the tokenizer they were made with."
-        )
-    classes = found.classes if config.classes is None else config.classes
-    return Facts(fixed_spec(found.spec, source.item(0).codes.shape), found.code_hash, classes)
+    shards = source.shards
+    if tokenizer is not None:
+        shards.check_code_hash(tokenizer)
+    classes = shards.num_classes if config.classes is None else config.classes
+    spec = fixed_spec(shards.spec, _first(source).codes.shape)
+    return Facts(spec, shards.code_hash, classes)
+
+
+def _first(source: ShardSource | SignalSource) -> Any:
+    """Return the first sample that can be read."""
+    for index in range(ATTEMPTS):
+        try:
+            return source.item(index)
+        except MediaError as error:
+            problem = error
+    raise problem
 
 
 @lru_cache(maxsize=1)

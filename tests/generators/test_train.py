@@ -181,5 +181,5 @@ def test_shards_of_another_tokenizer(shards: Path, tmp_path: Path) -> None:
         norm_groups=4, image_size=16,
     ).save_pretrained(other)  # fmt: skip
     data = {"path": str(shards), "tokenizer": str(other)}
-    with pytest.raises(TokenError, match="come from a tokenizer of code hash"):
+    with pytest.raises(TokenError, match="were made by a tokenizer with code hash"):
         train(config(other, data=data), tmp_path / "run")

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tok_core.errors import MediaError
 
 ATTEMPTS = 32  # replacements tried for one unreadable sample before the data is called broken
+ATTEMPT_BITS = 48
 
 
 class Source(Protocol):
@@ -86,7 +87,7 @@ class OrderedSamples(Dataset[tuple[Any, list[str]]]):
         length = self.source.length
         for attempt in range(ATTEMPTS):
             if length is None:
-                index = position + (attempt << 48)  # endless sources never come this far
+                index = position + (attempt << ATTEMPT_BITS)  # endless sources never come this far
             else:
                 index = (shuffled(position, length, self.seed) + attempt) % length
             try:
@@ -104,6 +105,16 @@ def _collate(items: list[tuple[Any, list[str]]]) -> Batch | MediaError:
             "check the data folder"
         )
     return Batch(stacked([sample for sample, _ in items]), skipped)
+
+
+def endless_index(position: int, length: int, seed: int) -> int:
+    """Return which of ``length`` samples an endless source shows at a position.
+
+    For sources that draw something anew at every position (a crop, a view): they say that they are
+    endless, and positions of further attempts at an unreadable sample lie 2**48 apart.
+    """
+    attempt, position = divmod(position, 1 << ATTEMPT_BITS)
+    return (shuffled(position, length, seed) + attempt) % length
 
 
 def stacked(samples: Sequence[Any]) -> Any:
