@@ -5,13 +5,14 @@ Letters: B batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from generators.contract import UNCONDITIONAL, Condition, GeneratorOutput
+from generators.random_order import RandomnessAnnealing
 from generators.token_data import NO_LABEL, SignalSample
 from tok_core.errors import MediaError
 from tok_core.loading import load
@@ -20,15 +21,17 @@ from tok_core.training.objective import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class TokenObjectiveConfig:
-    """What follows from the data; `generators.train` fills it in.
+    """What follows from the data, which `generators.train` fills in, and RAR's annealing.
 
     Attributes:
         tokenizer: tokenizes signals on the fly, None for token shards.
         conditional: whether labels are passed on.
+        random_order: how RAR's random orders give way to raster order; others have none.
     """
 
     tokenizer: str | None = None
     conditional: bool = False
+    random_order: RandomnessAnnealing = field(default_factory=RandomnessAnnealing)
 
 
 class TokenObjective(Objective):
@@ -53,6 +56,13 @@ class TokenObjective(Objective):
         if self.tokenizer is not None:
             self.tokenizer.eval()
         return self
+
+    def before_step(self, model: Any, step: int, steps: int) -> None:
+        """Move the share of random orders, where the generator trains in any."""
+        if hasattr(model, "order_ratio"):
+            ratio = self.config.random_order.at(step, steps)
+            model.order_ratio = ratio
+            self.last_statistics["order_ratio"] = ratio
 
     def model_input(self, x: Any) -> Tensor:
         """Return codes (B, *axes), made on the fly where signals came in."""

@@ -32,7 +32,7 @@ class GeneratorRun(TrainingRun):
     """Everything a generator's training run is made of; a recipe states it.
 
     Attributes:
-        objective: filled in from the data.
+        objective: filled in from the data, but for RAR's ``random_order``.
         validation_samples: scored at fixed ids. shown: samples drawn for the tracker, 0 for none.
         guidance: scale of those samples.
     """
@@ -86,7 +86,8 @@ def completed(config: GeneratorRun) -> GeneratorRun:
     model = config.model
     if model.from_ is None:
         model = replace(model, config={**given, **told})
-    objective = TokenObjectiveConfig(
+    objective = replace(
+        config.objective,
         tokenizer=config.data.tokenizer if config.data.signals is not None else None,
         conditional=facts.classes > 0,
     )

@@ -183,3 +183,11 @@ def test_shards_of_another_tokenizer(shards: Path, tmp_path: Path) -> None:
     data = {"path": str(shards), "tokenizer": str(other)}
     with pytest.raises(TokenError, match="were made by a tokenizer with code hash"):
         train(config(other, data=data), tmp_path / "run")
+
+
+def test_random_orders_give_way(tokenizer: Path, tmp_path: Path) -> None:
+    rar = {"class": "RAR", "config": {"width": 32, "layers": 1, "heads": 2, "hidden": 32}}
+    objective = {"random_order": {"start": 0.25, "end": 0.75}}
+    train(config(tokenizer, model=rar, objective=objective), tmp_path)
+    rows = [row for row in metrics(tmp_path) if "order_ratio" in row]
+    assert [row["order_ratio"] for row in rows] == pytest.approx([1.0, 1.0, 0.5, 0.0])

@@ -212,6 +212,7 @@ class Engine:
             objective.discriminator.requires_grad_(False)
         if self.perturbation:
             self.perturbation.step = self.step
+        objective.before_step(self.plain, self.step, self.train.steps)
         for turn in range(self.train.accumulation):
             batch = next(data)
             self.skipped += batch.skipped

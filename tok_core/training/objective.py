@@ -45,6 +45,9 @@ class Objective(nn.Module):
         self.register_state_dict_post_hook(_drop_frozen_parts)
         self.register_load_state_dict_post_hook(_forgive_frozen_parts)
 
+    def before_step(self, model: Any, step: int, steps: int) -> None:
+        """Set what changes in the model over a training of ``steps``, before step ``step``."""
+
     def model_input(self, x: Any) -> Tensor:
         """Return the first argument of the model's ``forward``; here the batch itself."""
         return x
