@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from generators.device_tables import DeviceTables
+from generators.factors import factor_starts
 from generators.kv_cache import KeyValueCache
 from generators.llama_blocks import LlamaTrunk, hidden_width
 from tok_core.errors import ConfigError
@@ -47,7 +48,7 @@ class CausalHead(nn.Module):
             )
         self.slots = slots
         # Slots share no table: the same code may mean another thing in another slot.
-        self._tables = DeviceTables(lambda: {"starts": torch.tensor((0, *each[:-1])).cumsum(0)})
+        self._tables = DeviceTables(lambda: {"starts": factor_starts(each)})
         self.before = nn.Embedding(sum(each), width)
         self.places = nn.Parameter(torch.zeros(slots, width))
         self.trunk = LlamaTrunk(layers, width, heads=heads, hidden=hidden_width(width, 32))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -77,22 +77,41 @@ class Session(Protocol):
         """Draw the codes of a step into ``codes``, int64 (B, L, F) in sequence order, in place."""
 
 
+class Settings(Protocol):
+    """What every generator's checked options hold."""
+
+    @property
+    def spec(self) -> TokenSpec:
+        """Of its tokens, all sizes fixed."""
+
+    @property
+    def classes(self) -> int:
+        """Number of labels, 0 for none."""
+
+
 class Generator(Model):
     """A model over the tokens of one tokenizer; `generators.sampling.sample` draws from it.
 
     Subclasses keep ``spec`` (JSON of a `TokenSpec`) and ``code_hash`` (of the tokenizer, or None
     where it is not known) in their config.
+
+    Attributes:
+        settings: the checked options of a subclass, ``spec`` and ``classes`` among them.
+        consumes_values: whether it needs the tokenizer's tables, see `attach`.
     """
+
+    settings: Settings
+    consumes_values: ClassVar[bool] = False
 
     @property
     def spec(self) -> TokenSpec:
         """What its codes look like."""
-        raise TypeError(f"{type(self).__name__} does not define spec")
+        return self.settings.spec
 
     @property
     def classes(self) -> int:
         """Number of labels it was made for, 0 for none."""
-        raise TypeError(f"{type(self).__name__} does not define classes")
+        return self.settings.classes
 
     @property
     def sizes(self) -> tuple[int, ...]:

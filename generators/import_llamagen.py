@@ -22,9 +22,8 @@ from torch import Tensor
 from generators.llamagen import LlamaGen
 from tok_core.errors import WeightsError
 from tok_core.model import Model
-from tok_core.official_config import read_official_config
 from tok_core.official_fit import check_agreement, fill
-from tok_core.official_source import find_official
+from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from tok_core.token_spec import Axis, TokenSpec
 
@@ -77,17 +76,9 @@ def import_llamagen(
         >>> generator.spec.grid  # doctest: +SKIP
         (16, 16)
     """
-    found = find_official(source, {})
-    if found is None:
-        raise WeightsError(
-            f"{source} is no official checkpoint; give a weights file such as c2i_B_256.pt."
-        )
-    file, beside = found
-    given = read_official_config(config) if isinstance(config, str | Path) else config
-    state = read_state(file, WRAPPERS)
-    return llamagen_from_state(
-        state, {**(beside or {}), **(given or {})}, cls=cls, name=str(source)
-    )
+    files = official_files(source, config)
+    state = read_state(files.weights, WRAPPERS)
+    return llamagen_from_state(state, files.merged, cls=cls, name=str(source))
 
 
 def llamagen_from_state(

@@ -20,9 +20,8 @@ from torch import Tensor
 from generators.maskgit import MaskGIT
 from tok_core.errors import ConfigError, WeightsError
 from tok_core.model import Model
-from tok_core.official_config import read_official_config
 from tok_core.official_fit import check_agreement, fill, recognised_parts
-from tok_core.official_source import find_official
+from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from tok_core.token_spec import Axis, TokenSpec
 
@@ -111,18 +110,12 @@ def import_maskgit(
     Example:
         >>> model = import_maskgit("generator_titok_l32.bin", spec=titok.spec)  # doctest: +SKIP
     """
-    found = find_official(source, {})
-    if found is None:
-        raise WeightsError(
-            f"{source} is no official checkpoint; give a weights file, or a folder with one and "
-            "no config.json of ours."
-        )
-    file, beside = found
-    given = read_official_config(config) if isinstance(config, str | Path) else config
-    options = {**plain_options(beside), **plain_options(given)}
+    files = official_files(source, config)
+    options = {**plain_options(files.beside), **plain_options(files.given)}
     return maskgit_from_state(
-        read_state(file), options, cls=cls, spec=spec, code_hash=code_hash, name=str(source)
-    )
+        read_state(files.weights), options, cls=cls, spec=spec, code_hash=code_hash,
+        name=str(source),
+    )  # fmt: skip
 
 
 def maskgit_from_state(

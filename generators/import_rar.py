@@ -24,9 +24,8 @@ from torch import Tensor
 from generators.rar import RAR
 from tok_core.errors import ConfigError, WeightsError
 from tok_core.model import Model
-from tok_core.official_config import read_official_config
 from tok_core.official_fit import check_agreement, fill
-from tok_core.official_source import find_official
+from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from tok_core.token_spec import Axis, TokenSpec
 
@@ -85,15 +84,9 @@ def import_rar(
         >>> generator.spec.grid  # doctest: +SKIP
         (16, 16)
     """
-    found = find_official(source, {})
-    if found is None:
-        raise WeightsError(
-            f"{source} is no official checkpoint; give a weights file such as rar_b.bin."
-        )
-    file, beside = found
-    given = read_official_config(config) if isinstance(config, str | Path) else config
+    files = official_files(source, config)
     return rar_from_state(
-        read_state(file, WRAPPERS), {**(beside or {}), **(given or {})}, cls=cls, spec=spec,
+        read_state(files.weights, WRAPPERS), files.merged, cls=cls, spec=spec,
         code_hash=code_hash, name=str(source),
     )  # fmt: skip
 

@@ -14,7 +14,6 @@ factor, R rows (B or 2 B).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,14 +26,14 @@ from generators.causal_head import CausalHead
 from generators.condition_embedding import ConditionEmbedding, caption_attention
 from generators.contract import UNCONDITIONAL, Condition, Draw, Generator, GeneratorOutput
 from generators.device_tables import DeviceTables
+from generators.factors import factor_logits, padded_logits
 from generators.llama_blocks import LlamaTrunk
 from generators.llamagen_config import LlamaGenConfig, parse_llamagen_config
 from generators.token_loss import token_losses
-from generators.token_shuffle import Fuse, ResidualMlp, Unfuse
+from generators.token_shuffle import Fuse, ResidualMlp, Unfuse, shuffled, unshuffled
 from tok_core.errors import ConfigError
 from tok_core.fast_linear import Linear
 from tok_core.official_source import OfficialSource
-from tok_core.token_spec import TokenSpec
 
 
 class LlamaGen(OfficialSource, Generator):
@@ -60,6 +59,7 @@ class LlamaGen(OfficialSource, Generator):
         >>> generator(codes, condition=Condition(labels)).losses["loss/tokens"]  # doctest: +SKIP
     """
 
+    settings: LlamaGenConfig
     _supports_gradient_checkpointing = True
     official_importer = "generators.import_llamagen:import_llamagen"
 
@@ -124,18 +124,8 @@ class LlamaGen(OfficialSource, Generator):
     # -- what it is ------------------------------------------------------------------------------
 
     @property
-    def spec(self) -> TokenSpec:
-        """What its codes look like."""
-        return self.settings.spec
-
-    @property
-    def classes(self) -> int:
-        """Number of labels, 0 for none."""
-        return self.settings.classes
-
-    @property
     def tables(self) -> Mapping[str, Tensor]:
-        """``windows`` (C, S), ``places`` (L,) among all slots, ``rotation``, ``starts``."""
+        """``windows`` (C, S), ``rotation`` (T + C, D / 2, 2), ``starts`` (F,)."""
         return self._tables.on(self.output.weight.device)
 
     # -- training --------------------------------------------------------------------------------
@@ -161,10 +151,11 @@ class LlamaGen(OfficialSource, Generator):
                 f"{self.settings.length}."
             )
         condition = self.condition.checked(condition, batch)
-        windowed = sequence[:, self.tables["windows"]]
+        windows = self.tables["windows"]
+        windowed = shuffled(sequence, windows)
         hidden = self._hidden(windowed, condition)
         features = self._features(hidden, windowed)
-        logits = self._logits(features)[:, self.tables["places"]]
+        logits = unshuffled(self._logits(features).unflatten(1, windows.shape), windows)
         losses, statistics = token_losses(
             logits, sequence, valid=valid, z_weight=self.settings.z_loss
         )
@@ -207,25 +198,15 @@ class LlamaGen(OfficialSource, Generator):
 
     def _logits(self, features: Tensor) -> Tensor:
         """Map (B, L, F or 1, W) to float32 logits (B, L, F, V), -inf behind a vocabulary."""
-        sizes = self.spec.vocabulary
-        if len(sizes) == 1:
-            return self.output(features).float()
-        most = max(sizes)
-        parts = []
-        for factor, size in enumerate(sizes):
-            seen = features[:, :, min(factor, features.shape[2] - 1)]
-            logits = self.factor_logits(seen, factor)
-            parts.append(F.pad(logits, (0, most - size), value=-math.inf))
-        return torch.stack(parts, dim=2)
+        last = features.shape[2] - 1
+        return padded_logits([
+            self.factor_logits(features[:, :, min(factor, last)], factor)
+            for factor in range(self.spec.factors)
+        ])
 
     def factor_logits(self, features: Tensor, factor: int) -> Tensor:
         """Map features (..., W) to float32 logits (..., V) of one factor."""
-        sizes = self.spec.vocabulary
-        start = sum(sizes[:factor])
-        weight = self.output.weight[start : start + sizes[factor]]
-        return F.linear(features, weight).float() if len(sizes) > 1 else (
-            self.output(features).float()
-        )
+        return factor_logits(features, self.output.weight, self.spec.vocabulary, factor)
 
     # -- sampling --------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from generators.contract import read_spec
+from generators.factors import factor_starts
 from generators.llama_blocks import hidden_width
 from generators.rotary import grid_table, sequence_table, with_prefix
 from generators.token_shuffle import grid_windows, time_windows
@@ -68,11 +69,9 @@ class LlamaGenConfig:
 
     def tables(self) -> dict[str, Tensor]:
         """Return the constant tables of the model, see `LlamaGen.tables`."""
-        windows = self.windows
-        starts = torch.tensor((0, *self.spec.vocabulary[:-1])).cumsum(0)
         return {
-            "windows": windows, "places": windows.flatten().argsort(),
-            "rotation": self.rotation, "starts": starts,
+            "windows": self.windows, "rotation": self.rotation,
+            "starts": factor_starts(self.spec.vocabulary),
         }  # fmt: skip
 
     @property

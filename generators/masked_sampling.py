@@ -24,7 +24,7 @@ from generators.contract import UNCONDITIONAL, Condition
 from generators.guidance import Guidance, guided
 from generators.mask_schedule import least_sure, masked_after
 from generators.maskgit import MaskGIT
-from generators.sampling import Choose, Watch, kept_codes, uniform_numbers
+from generators.sampling import Choose, Watch, check_guidance, kept_codes, uniform_numbers
 from generators.token_filter import TokenFilter, inverse_draw
 from tok_core.errors import ConfigError
 
@@ -81,7 +81,8 @@ def sample_masked(
         ... # doctest: +SKIP
     """
     guidance, token_filter = guidance or Guidance(), token_filter or TokenFilter()
-    _check(generator, steps, guidance)
+    _check(generator, steps)
+    check_guidance(guidance, condition)
     with torch.inference_mode():
         run = _Run(
             generator, condition, seeds, steps=steps, guidance=guidance,
@@ -94,10 +95,10 @@ def sample_masked(
                 follow(run.codes, run.masked)
             run.step(step, choose, watch, kept.get("given"), kept.get("keep"))
     # A copy made out here may take part in training.
-    return generator.spec.from_sequence(run.codes.clone(), generator.settings.sizes)
+    return generator.spec.from_sequence(run.codes.clone(), generator.sizes)
 
 
-def _check(generator: MaskGIT, steps: int, guidance: Guidance) -> None:
+def _check(generator: MaskGIT, steps: int) -> None:
     if not isinstance(generator, MaskGIT):
         raise ConfigError(
             f"a {type(generator).__name__} came in but only MaskGIT fills in masks; use "
@@ -105,8 +106,6 @@ def _check(generator: MaskGIT, steps: int, guidance: Guidance) -> None:
         )
     if steps < 1:
         raise ConfigError(f"steps is {steps}; give at least 1.")
-    if guidance.active and not generator.classes:
-        raise ConfigError("guidance needs a class-conditional generator; set its scale to 1.")
 
 
 class _Run:

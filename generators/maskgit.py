@@ -10,26 +10,24 @@ positions, F factors, K codes of a factor, V most of them, W width, R rows (B or
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from generators.bert_network import BertNetwork
 from generators.condition_embedding import ConditionEmbedding
 from generators.contract import UNCONDITIONAL, Condition, Generator, GeneratorOutput, Session
+from generators.factors import factor_starts, padded_logits
 from generators.mask_schedule import training_mask
 from generators.masked_token_loss import masked_token_losses
-from generators.maskgit_config import parse_maskgit_config
+from generators.maskgit_config import MaskGITConfig, parse_maskgit_config
 from generators.sampling import uniform_numbers
 from generators.uvit_network import UViTNetwork
 from tok_core.errors import ConfigError, TokenError
 from tok_core.fast_linear import Linear
 from tok_core.official_source import OfficialSource
-from tok_core.token_spec import TokenSpec
 
 TRUNKS: dict[str, Any] = {"bert": BertNetwork, "uvit": UViTNetwork}
 
@@ -59,6 +57,7 @@ class MaskGIT(OfficialSource, Generator):
         >>> generator(codes, condition=Condition(labels)).losses["loss/tokens"]  # doctest: +SKIP
     """
 
+    settings: MaskGITConfig
     _supports_gradient_checkpointing = True
     official_importer = "generators.import_maskgit:import_maskgit"
 
@@ -104,16 +103,6 @@ class MaskGIT(OfficialSource, Generator):
 
     # -- what it is ------------------------------------------------------------------------------
 
-    @property
-    def spec(self) -> TokenSpec:
-        """What its codes look like."""
-        return self.settings.spec
-
-    @property
-    def classes(self) -> int:
-        """Number of labels, 0 for none."""
-        return self.settings.classes
-
     # -- training --------------------------------------------------------------------------------
 
     def forward(
@@ -131,10 +120,10 @@ class MaskGIT(OfficialSource, Generator):
             ConfigError: a condition it cannot take. TokenError: codes or masks that do not fit.
         """
         self.spec.check(codes)
-        if tuple(codes.shape[1:]) != self.settings.sizes:
+        if tuple(codes.shape[1:]) != self.sizes:
             raise TokenError(
                 f"codes of sizes {tuple(codes.shape[1:])} came in; this generator takes all of "
-                f"{self.settings.sizes}, no part."
+                f"{self.sizes}, no part."
             )
         sequence = self.spec.to_sequence(codes)
         batch, length, _ = sequence.shape
@@ -150,9 +139,7 @@ class MaskGIT(OfficialSource, Generator):
             logits, sequence, masked, smoothing=self.settings.label_smoothing,
             unmasked_weight=self.settings.unmasked_weight,
         )  # fmt: skip
-        most = max(self.spec.vocabulary)
-        padded = [F.pad(part, (0, most - part.shape[-1]), value=-math.inf) for part in logits]
-        return GeneratorOutput(torch.stack(padded, dim=2), losses, statistics)
+        return GeneratorOutput(padded_logits(logits), losses, statistics)
 
     def predict(self, codes: Tensor, masked: Tensor, condition: Tensor) -> list[Tensor]:
         """Return float32 logits (R, N, K) of each factor.
@@ -163,7 +150,7 @@ class MaskGIT(OfficialSource, Generator):
         """
         sizes = self.spec.vocabulary
         # The same row of the table for all factors of a masked position.
-        rows = codes + codes.new_tensor([sum(sizes[:i]) for i in range(len(sizes))])
+        rows = codes + factor_starts(sizes).to(codes.device)
         rows = rows.masked_fill(masked[..., None], sum(sizes))
         x = torch.cat((condition, self.token_embedding(rows).sum(dim=2)), dim=1)
         logits = self.head(self.trunk(x)[:, 1:]).float()

@@ -72,11 +72,6 @@ class MaskGITConfig:
             )
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Axis sizes of all codes."""
-        return tuple(int(axis.size or 0) for axis in self.spec.axes)
-
-    @property
     def length(self) -> int:
         """N, positions of all codes."""
         places = [axis.size or 0 for axis in self.spec.axes if axis.name in POSITION_AXES]

@@ -14,8 +14,10 @@ one, F branches, D values of a position, W width, V codes of a branch, R rows (B
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -34,12 +36,33 @@ from generators.contract import (
     read_spec,
 )
 from generators.device_tables import DeviceTables
+from generators.factors import factor_logits, padded_logits
 from generators.llama_blocks import LlamaTrunk, hidden_width
 from generators.token_loss import token_losses
 from tok_core.errors import ConfigError
 from tok_core.fast_linear import Linear
 from tok_core.next_scale_inputs import next_scale_inputs
 from tok_core.token_spec import TokenSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextScaleConfig:
+    """What `NextScale` was made with, checked; its arguments say what they mean."""
+
+    spec: TokenSpec
+    classes: int
+    value_width: int
+    dropout: float
+
+    @property
+    def counts(self) -> list[int]:
+        """Positions of every scale."""
+        return [rows * columns for rows, columns in self.spec.scales or ()]
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return the constant tables, see `NextScale.tables`."""
+        scale = self.spec.coordinates().scale
+        return {"scale": scale, "seen": scale[:, None] >= scale}
 
 
 class NextScale(Generator):
@@ -62,6 +85,8 @@ class NextScale(Generator):
         >>> generator(codes).losses["loss/tokens"]  # doctest: +SKIP
     """
 
+    settings: NextScaleConfig
+    consumes_values = True
     _supports_gradient_checkpointing = True
 
     @register_to_config
@@ -87,9 +112,11 @@ class NextScale(Generator):
         if width % heads:
             raise ConfigError(f"width {width} is no multiple of {heads} heads; choose others.")
         super().__init__()
-        self._spec = chosen
+        self.settings = NextScaleConfig(
+            spec=chosen, classes=classes, value_width=value_width, dropout=dropout
+        )
         self.register_to_config(spec=chosen.to_json())
-        sizes, length = chosen.vocabulary, sum(h * w for h, w in chosen.scales)
+        sizes, length = chosen.vocabulary, sum(self.settings.counts)
         self.condition = ConditionEmbedding(width, classes=classes, dropout=condition_dropout)
         self.value_in = Linear(value_width, width)
         self.places = nn.Parameter(torch.empty(length, width))
@@ -99,7 +126,7 @@ class NextScale(Generator):
             dropout=dropout,
         )  # fmt: skip
         self.output = Linear(width, sum(sizes), bias=False)
-        self._tables = DeviceTables(lambda: _tables(chosen))
+        self._tables = DeviceTables(self.settings.tables)
         self._source = _Source()
         self._reset()
 
@@ -116,36 +143,27 @@ class NextScale(Generator):
     # -- what it is ------------------------------------------------------------------------------
 
     @property
-    def spec(self) -> TokenSpec:
-        """What its codes look like."""
-        return self._spec
-
-    @property
-    def classes(self) -> int:
-        """Number of labels, 0 for none."""
-        return self.config["classes"]
-
-    @property
     def tables(self) -> Mapping[str, Tensor]:
         """``scale`` (L,) of every position, ``seen`` (L, L), which may be looked at."""
         return self._tables.on(self.places.device)
 
     def attach(self, tokenizer: Any) -> None:
-        """Take values from this tokenizer's tables; it stays no part of the model.
+        """Take a copy of this tokenizer's tables; they are no part of the model's state.
 
         Raises:
             TokenError: it makes other tokens. ConfigError: it has no scales to sum up, or values
                 of another width.
         """
         self.check_fits(tokenizer)
-        quantizer = getattr(tokenizer, "quantizer", None)
+        quantizer: Any = getattr(tokenizer, "quantizer", None)
         found = getattr(quantizer, "code_dim", None)
-        if found != self.config["value_width"]:
+        if found != self.settings.value_width:
             raise ConfigError(
-                f"value_width is {self.config['value_width']} but the tokens of this "
+                f"value_width is {self.settings.value_width} but the tokens of this "
                 f"{type(tokenizer).__name__} have {found} values; set it to that."
             )
-        self._source = _Source(quantizer)
+        # A copy: following the model to its device must not take the tokenizer's own along.
+        self._source = _Source(copy.deepcopy(quantizer).requires_grad_(False).eval())
 
     # -- training --------------------------------------------------------------------------------
 
@@ -164,30 +182,23 @@ class NextScale(Generator):
         condition = self.condition.checked(condition, len(codes))
         x = self._inputs(self.condition(condition, len(codes)), self._source(codes))
         hidden = self.trunk(x, None, self.tables["seen"])
-        parts = [self.factor_logits(hidden, i) for i in range(sequence.shape[-1])]
-        most = max(self.spec.vocabulary)
-        logits = torch.stack(
-            [F.pad(part, (0, most - part.shape[-1]), value=-math.inf) for part in parts], dim=2
-        )
+        logits = padded_logits([self.factor_logits(hidden, i) for i in range(self.spec.factors)])
         losses, statistics = token_losses(logits, sequence)
         return GeneratorOutput(logits, losses, statistics)
 
     def _inputs(self, prefix: Tensor, values: Tensor, start: int = 0) -> Tensor:
         """Return trunk inputs (B, n, W) from position ``start`` on; values begin at scale 2."""
-        first = self.spec.scales[0][0] * self.spec.scales[0][1]  # type: ignore[index]
         x = self.value_in(values.to(self.places.dtype))
         if not start:
-            x = torch.cat((prefix.expand(-1, first, -1), x), dim=1)
+            x = torch.cat((prefix.expand(-1, self.settings.counts[0], -1), x), dim=1)
         end = start + x.shape[1]
         level = self.levels[self.tables["scale"][start:end]]
         x = x + self.places[start:end] + level
-        return F.dropout(x, self.config["dropout"], self.training)
+        return F.dropout(x, self.settings.dropout, self.training)
 
     def factor_logits(self, features: Tensor, factor: int) -> Tensor:
         """Map features (..., W) to float32 logits (..., V) of one branch."""
-        sizes = self.spec.vocabulary
-        start = sum(sizes[:factor])
-        return F.linear(features, self.output.weight[start : start + sizes[factor]]).float()
+        return factor_logits(features, self.output.weight, self.spec.vocabulary, factor)
 
     # -- sampling --------------------------------------------------------------------------------
 
@@ -211,15 +222,14 @@ class NextScaleSession:
         condition = model.condition.checked(condition, batch)
         prefix = model.condition(condition, batch)
         self.prefix = torch.cat((prefix, model.condition.null(batch))) if guided else prefix
-        counts = [h * w for h, w in model.spec.scales or ()]
-        self.ends = torch.tensor(counts).cumsum(0).tolist()
-        self.steps = len(counts)
+        self.ends = list(accumulate(model.settings.counts))
+        self.steps = len(self.ends)
         self.cache = model.trunk.cache(self.rows, self.ends[-1])
 
     def step(self, step: int, codes: Tensor, draw: Draw) -> None:
         """Draw the codes of scale ``step`` into codes (B, L, F), in place."""
         model, start = self.model, self.ends[step - 1] if step else 0
-        values = self.prefix.new_zeros(self.rows, 0, model.config["value_width"])
+        values = self.prefix.new_zeros(self.rows, 0, model.settings.value_width)
         if step:
             known = codes[:, :start]
             layout = known[..., 0] if known.shape[-1] == 1 else known.transpose(1, 2)
@@ -249,8 +259,3 @@ class _Source:
 
     def __deepcopy__(self, memo: object) -> _Source:
         return self
-
-
-def _tables(spec: TokenSpec) -> dict[str, Tensor]:
-    scale = spec.coordinates().scale
-    return {"scale": scale, "seen": scale[:, None] >= scale}

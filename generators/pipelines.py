@@ -34,7 +34,6 @@ from diffusers import DiffusionPipeline  # noqa: E402 - the guard comes before
 
 INDEX = "model_index.json"
 COMPONENTS = ("generator", "tokenizer")
-OUTPUTS = ("pil", "pt", "np")
 
 
 class Pictures(NamedTuple):
@@ -61,6 +60,7 @@ class TokenPipeline(DiffusionPipeline):
     """
 
     modality: ClassVar[str]
+    outputs: ClassVar[tuple[str, ...]]
 
     def __init__(self, generator: Generator, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -101,33 +101,62 @@ class TokenPipeline(DiffusionPipeline):
         return chosen(**given)
 
     @torch.no_grad()
-    def _signals(
-        self, class_labels: Any, count: int, generator: Any, **settings: Any
-    ) -> Tensor:
-        """Draw and decode, ``count`` per label, (B, ...) on the CPU."""
+    def __call__(
+        self,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        *,
+        num_per_label: int = 1,
+        guidance_scale: float = 1.0,
+        guidance_schedule: str = "constant",
+        guidance_power: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str | None = None,
+    ) -> Any:
+        """Draw tokens and decode them.
+
+        Args:
+            class_labels: from 0; None for an unconditional generator.
+            num_per_label: how many of each, or in all without labels.
+            guidance_scale: 1 is none; see `generators.guidance.Guidance` for the schedule.
+            temperature, top_k, top_p: see `generators.token_filter.TokenFilter`.
+            num_inference_steps: of a masked generator.
+            generator: seeds; one for all, or one per sample. A sample depends on its own seed.
+            output_type: one of ``outputs``, None for the first.
+
+        Raises:
+            ConfigError: labels out of range, settings that are not legal.
+        """
+        output_type = output_type or self.outputs[0]
+        if output_type not in self.outputs:
+            raise ConfigError(
+                f"output_type '{output_type}' is unknown; legal are {', '.join(self.outputs)}."
+            )
         labels = _labels(class_labels)
         if labels is not None:
-            labels = labels.repeat_interleave(count)
-        total = count if labels is None else len(labels)
-        self.generator.check_fits(self.tokenizer)
+            labels = labels.repeat_interleave(num_per_label)
+        total = num_per_label if labels is None else len(labels)
         codes = draw_codes(
             self.generator, Condition(labels=labels), seeds=seeds_of(total, generator),
             guidance=Guidance(
-                scale=settings["guidance_scale"], schedule=settings["guidance_schedule"],
-                power=settings["guidance_power"],
+                scale=guidance_scale, schedule=guidance_schedule, power=guidance_power
             ),
-            token_filter=TokenFilter(
-                temperature=settings["temperature"], top_k=settings["top_k"],
-                top_p=settings["top_p"],
-            ),
-            steps=settings["num_inference_steps"], progress=self.progress_bar,
+            token_filter=TokenFilter(temperature=temperature, top_k=top_k, top_p=top_p),
+            steps=num_inference_steps, progress=self.progress_bar,
         )  # fmt: skip
         device = next(self.tokenizer.parameters()).device
-        return self.tokenizer.decode(codes.to(device)).float().cpu()
+        return self._packed(self.tokenizer.decode(codes.to(device)).float().cpu(), output_type)
+
+    def _packed(self, x: Tensor, output_type: str) -> Any:
+        """Return signals (B, ...) in [-1, 1] in the form asked for."""
+        raise TypeError(f"{type(self).__name__} makes nothing; use one of its kinds")
 
 
 class TokenImagePipeline(TokenPipeline):
-    """Pictures from tokens.
+    """Pictures from tokens; a call returns `Pictures`.
 
     Example:
         >>> TokenImagePipeline(generator, tokenizer).save_pretrained("pipe")  # doctest: +SKIP
@@ -137,43 +166,9 @@ class TokenImagePipeline(TokenPipeline):
     """
 
     modality = "image"
+    outputs = ("pil", "pt", "np")
 
-    def __call__(
-        self,
-        class_labels: int | Sequence[int] | Tensor | None = None,
-        *,
-        num_images_per_label: int = 1,
-        guidance_scale: float = 1.0,
-        guidance_schedule: str = "constant",
-        guidance_power: float = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        num_inference_steps: int | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        output_type: str = "pil",
-    ) -> Pictures:
-        """Make pictures.
-
-        Args:
-            class_labels: from 0; None for an unconditional generator.
-            num_images_per_label: how many of each.
-            guidance_scale: 1 is none; see `generators.guidance.Guidance` for the schedule.
-            temperature, top_k, top_p: see `generators.token_filter.TokenFilter`.
-            num_inference_steps: of a masked generator.
-            generator: seeds; one for all, or one per picture. A picture depends on its own seed.
-            output_type: ``pil``, ``pt`` or ``np``.
-
-        Raises:
-            ConfigError: labels out of range, settings that are not legal.
-        """
-        _check_output(output_type)
-        x = self._signals(
-            class_labels, num_images_per_label, generator, guidance_scale=guidance_scale,
-            guidance_schedule=guidance_schedule, guidance_power=guidance_power,
-            temperature=temperature, top_k=top_k, top_p=top_p,
-            num_inference_steps=num_inference_steps,
-        )  # fmt: skip
+    def _packed(self, x: Tensor, output_type: str) -> Pictures:
         if output_type == "pt":
             return Pictures(x)
         pixels = to_uint8(x).permute(0, 2, 3, 1).numpy()
@@ -185,33 +180,12 @@ class TokenImagePipeline(TokenPipeline):
 
 
 class TokenAudioPipeline(TokenPipeline):
-    """Sounds from tokens."""
+    """Sounds from tokens; a call returns `Sounds`."""
 
     modality = "audio"
+    outputs = ("np", "pt")
 
-    def __call__(
-        self,
-        class_labels: int | Sequence[int] | Tensor | None = None,
-        *,
-        num_waveforms_per_label: int = 1,
-        guidance_scale: float = 1.0,
-        guidance_schedule: str = "constant",
-        guidance_power: float = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        num_inference_steps: int | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        output_type: str = "np",
-    ) -> Sounds:
-        """Make sounds; arguments as `TokenImagePipeline`, ``output_type`` ``np`` or ``pt``."""
-        _check_output(output_type, OUTPUTS[1:])
-        x = self._signals(
-            class_labels, num_waveforms_per_label, generator, guidance_scale=guidance_scale,
-            guidance_schedule=guidance_schedule, guidance_power=guidance_power,
-            temperature=temperature, top_k=top_k, top_p=top_p,
-            num_inference_steps=num_inference_steps,
-        )  # fmt: skip
+    def _packed(self, x: Tensor, output_type: str) -> Sounds:
         rate = self.tokenizer.spec.output_rate
         return Sounds(x if output_type == "pt" else np.asarray(x), rate)
 
@@ -268,8 +242,3 @@ def _labels(given: Any) -> Tensor | None:
     if labels.dim() > 1 or labels.is_floating_point():
         raise ConfigError(f"class_labels is {given!r}; give whole numbers, one per label.")
     return labels.reshape(-1).long()
-
-
-def _check_output(output_type: str, legal: Sequence[str] = OUTPUTS) -> None:
-    if output_type not in legal:
-        raise ConfigError(f"output_type '{output_type}' is unknown; legal are {', '.join(legal)}.")

@@ -13,7 +13,6 @@ an order of them, F factors, V vocabulary, W width, R rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,14 +25,14 @@ from generators.adaln_block import AdaLNTrunk, initialise_adaln
 from generators.condition_embedding import ConditionEmbedding
 from generators.contract import UNCONDITIONAL, Condition, Generator, GeneratorOutput
 from generators.device_tables import DeviceTables
+from generators.factors import padded_logits
 from generators.random_order import check_orders, permuted, random_orders, restored
-from generators.rar_config import parse_rar_config
+from generators.rar_config import RARConfig, parse_rar_config
 from generators.rar_session import RARSession
 from generators.token_loss import token_losses
-from tok_core.errors import ConfigError, TokenError
+from tok_core.errors import TokenError
 from tok_core.fast_linear import Linear
 from tok_core.official_source import OfficialSource
-from tok_core.token_spec import TokenSpec
 
 
 class RAR(OfficialSource, Generator):
@@ -63,6 +62,7 @@ class RAR(OfficialSource, Generator):
         >>> codes = sample(model, Condition(labels), seeds=[0, 1])  # doctest: +SKIP
     """
 
+    settings: RARConfig
     _supports_gradient_checkpointing = True
     official_importer = "generators.import_rar:import_rar"
 
@@ -113,16 +113,6 @@ class RAR(OfficialSource, Generator):
         initialise_adaln(self.trunk)
 
     # -- what it is ------------------------------------------------------------------------------
-
-    @property
-    def spec(self) -> TokenSpec:
-        """What its codes look like."""
-        return self.settings.spec
-
-    @property
-    def classes(self) -> int:
-        """Number of labels, 0 for none."""
-        return self.settings.classes
 
     @property
     def tables(self) -> Mapping[str, Tensor]:
@@ -188,12 +178,8 @@ class RAR(OfficialSource, Generator):
         """Begin a generation in raster order; see `generators.sampling.sample`.
 
         Raises:
-            ConfigError: labels it cannot take, or guidance of an unconditional model.
+            ConfigError: labels it cannot take.
         """
-        if guided and not self.classes:
-            raise ConfigError(
-                "guidance came in but this generator knows no classes; set its scale to 1."
-            )
         return RARSession(self, condition, batch=batch, guided=guided)
 
     # -- parts -----------------------------------------------------------------------------------
@@ -209,8 +195,4 @@ class RAR(OfficialSource, Generator):
 
     def logits(self, x: Tensor) -> Tensor:
         """Map (R, n, W) to float32 logits (R, n, F, V), -inf behind a factor's own vocabulary."""
-        sizes = self.spec.vocabulary
-        parts = self.output(x).float().split(sizes, dim=-1)
-        most = max(sizes)
-        padded = [F.pad(p, (0, most - p.shape[-1]), value=-math.inf) for p in parts]
-        return torch.stack(padded, dim=2)
+        return padded_logits(self.output(x).float().split(self.spec.vocabulary, dim=-1))

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from generators.contract import read_spec
+from generators.factors import factor_starts
 from tok_core.errors import ConfigError
 from tok_core.token_spec import FACTOR_AXES, TokenSpec
 
@@ -64,7 +64,7 @@ class RARConfig:
 
     def tables(self) -> dict[str, Tensor]:
         """Return ``starts`` (F,), where each factor's codes begin in a table of all."""
-        return {"starts": torch.tensor((0, *self.spec.vocabulary[:-1])).cumsum(0)}
+        return {"starts": factor_starts(self.spec.vocabulary)}
 
 
 def parse_rar_config(values: Mapping[str, Any]) -> RARConfig:

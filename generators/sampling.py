@@ -18,7 +18,7 @@ from torch import Tensor
 from generators.contract import UNCONDITIONAL, Condition, Generator
 from generators.guidance import Guidance, guided
 from generators.token_filter import TokenFilter, inverse_draw
-from tok_core.errors import TokenError
+from tok_core.errors import ConfigError, TokenError
 
 # Probabilities (B, n, V), positions (n,) and the factor to codes (B, n).
 Choose = Callable[[Tensor, Tensor, int], Tensor]
@@ -100,6 +100,7 @@ def sample(
         ... # doctest: +SKIP
     """
     guidance, token_filter = guidance or Guidance(), token_filter or TokenFilter()
+    check_guidance(guidance, condition)
     spec, axes = generator.spec, generator.sizes
     shape = spec.to_sequence(torch.zeros(1, *axes, dtype=torch.int64)).shape[1:]
     codes = torch.zeros(len(seeds), *shape, dtype=torch.int64, device=generator.device)
@@ -115,6 +116,16 @@ def sample(
             draw.step = step
             session.step(step, codes, draw)
     return spec.from_sequence(codes, axes)
+
+
+def check_guidance(guidance: Guidance, condition: Condition) -> None:
+    """Refuse guidance where there is no condition to be guided by.
+
+    Raises:
+        ConfigError: both halves would be the same.
+    """
+    if guidance.active and condition.labels is None and condition.features is None:
+        raise ConfigError("guidance needs labels or captions; give some, or set its scale to 1.")
 
 
 def uniform_numbers(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:

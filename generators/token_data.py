@@ -159,12 +159,11 @@ class SignalSource:
 
 
 def open_tokens(
-    config: TokenDataConfig, *, modality: str = "image", validation: bool = False
+    config: TokenDataConfig, *, validation: bool = False
 ) -> ShardSource | SignalSource:
-    """Open what the config names.
+    """Open what the config names; the tokenizer's sense decides who reads signals.
 
     Args:
-        modality: of the tokenizer, ``image`` or ``audio``; decides who reads ``signals``.
         validation: samples for scores at fixed ids.
 
     Raises:
@@ -179,7 +178,8 @@ def open_tokens(
         given["path"] = config.path
     if config.validation_path is not None:
         given["validation_path"] = config.validation_path
-    if modality == "image":
+    assert config.tokenizer is not None
+    if _loaded(config.tokenizer).spec.modality == "image":
         from vision_tok.image_data import ImageDataConfig, open_images
 
         images = from_mapping(ImageDataConfig, given)
@@ -207,8 +207,7 @@ def facts_of(config: TokenDataConfig) -> Facts:
                 "data.classes is not given; say how many labels the pictures or sounds have, 0 to "
                 "train without."
             )
-        source = open_tokens(config, modality=tokenizer.spec.modality)
-        codes = tokenizer.encode(_first(source).signal[None]).codes[0]
+        codes = tokenizer.encode(_first(open_tokens(config)).signal[None]).codes[0]
         spec = fixed_spec(tokenizer.spec, codes.shape)
         return Facts(spec, tokenizer.code_hash(), config.classes)
     source = ShardSource(config)

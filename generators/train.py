@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from generators.contract import Generator
+from generators.contract import Generator, described
 from generators.guidance import Guidance
 from generators.token_data import TokenDataConfig, facts_of, open_tokens
 from generators.token_objective import TokenObjective, TokenObjectiveConfig
@@ -100,15 +100,20 @@ def check_model(config: GeneratorRun, model: Any) -> None:
         raise ConfigError(
             f"{type(model).__name__} is no generator; set model.class to one such as LlamaGen."
         )
-    facts = facts_of(config.data)
-    ours = model.spec
-    if (ours.axes, ours.vocabulary) != (facts.spec.axes, facts.spec.vocabulary):
-        raise ConfigError(
-            f"model.from was made for other tokens than the data hold ({ours.to_json()} and "
-            f"{facts.spec.to_json()}); start from a generator of the same tokenizer."
-        )
+    if config.model.from_ is not None:
+        theirs = facts_of(config.data).spec
+        if (model.spec.axes, model.spec.vocabulary) != (theirs.axes, theirs.vocabulary):
+            raise ConfigError(
+                f"model.from was made for {described(model.spec)} and the data hold "
+                f"{described(theirs)}; start from a generator of the same tokenizer."
+            )
     if config.data.tokenizer is not None:
         model.attach(load(config.data.tokenizer))
+    elif model.consumes_values:
+        raise ConfigError(
+            f"a {type(model).__name__} takes values from its tokenizer's tables; set "
+            "data.tokenizer to the model that made the tokens."
+        )
 
 
 def _sense() -> Sense:
@@ -117,7 +122,7 @@ def _sense() -> Sense:
         description="Train a generator over tokens from a recipe.",
         data_help="token shards, or what data.signals reads",
         run=GeneratorRun,
-        open_source=_open,
+        open_source=open_tokens,
         build_objective=TokenObjective,
         make_monitor=_monitor,
         units="samples",
@@ -126,19 +131,13 @@ def _sense() -> Sense:
     )
 
 
-def _open(config: TokenDataConfig, *, validation: bool = False) -> Any:
-    modality = "image" if config.signals is None else facts_of(config).spec.modality
-    return open_tokens(config, modality=modality, validation=validation)
-
-
 def _monitor(config: GeneratorRun, objective: TokenObjective) -> GeneratorMonitor:
-    source = _open(config.data, validation=True)
+    source = open_tokens(config.data, validation=True)
     samples = fixed_samples(source, max(1, config.validation_samples), "sample")
     painter = config.data.tokenizer if config.shown > 0 else None
     return GeneratorMonitor(
         samples, objective, tokenizer=None if painter is None else load(painter),
-        shown=config.shown, classes=facts_of(config.data).classes,
-        guidance=Guidance(scale=config.guidance),
+        shown=config.shown, guidance=Guidance(scale=config.guidance),
     )  # fmt: skip
 
 

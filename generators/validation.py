@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from generators.contract import Condition
+from generators.drawing import draw_codes
 from generators.guidance import Guidance
-from generators.sampling import sample
 from generators.token_objective import TokenObjective, condition_of
 from tok_core.image_measures import to_uint8
 from tok_core.training.logging import SoundSample
@@ -28,18 +28,18 @@ class GeneratorMonitor:
     Args:
         samples: `TokenSample` or `SignalSample` of B items, on the CPU.
         objective: the run's, which turns samples into codes and conditions.
-        tokenizer: paints samples, None for none. shown: how many.
-        classes: labels to show, in turn. guidance: of the samples.
+        tokenizer: paints samples, None for none. shown: how many, labels in turn.
+        guidance: of the samples.
     """
 
     unit = "samples"
 
     def __init__(
         self, samples: Any, objective: TokenObjective, *, tokenizer: Any = None, shown: int = 16,
-        classes: int = 0, guidance: Guidance | None = None,
+        guidance: Guidance | None = None,
     ) -> None:  # fmt: skip
         self.samples, self.objective, self.tokenizer = samples, objective, tokenizer
-        self.shown, self.classes, self.guidance = shown, classes, guidance or Guidance()
+        self.shown, self.guidance = shown, guidance or Guidance()
 
     def scores(self, model: Any) -> dict[str, float]:
         """Return mean loss and accuracy per code, and the loss of every slot of a window."""
@@ -86,12 +86,12 @@ class GeneratorMonitor:
         return sums / count, right / count
 
     def _drawn(self, model: Any) -> Tensor:
-        labels = None
-        if self.classes:
-            labels = torch.arange(self.shown) % self.classes
-        codes = sample(
-            model, Condition(labels=labels), seeds=range(self.shown), guidance=self.guidance
-        )
+        classes = model.classes
+        labels = torch.arange(self.shown) % classes if classes else None
+        codes = draw_codes(
+            model, Condition(labels=labels), seeds=range(self.shown),
+            guidance=self.guidance if classes else None,
+        )  # fmt: skip
         tokenizer = self.tokenizer.to(codes.device)
         return tokenizer.decode(codes).cpu()
 

@@ -70,13 +70,11 @@ class Maker:
     def _made(self, numbers: Sequence[int]) -> list[bytes]:
         generators = [torch.Generator().manual_seed(_mixed(self.seed, n)) for n in numbers]
         labels = [self.label(number) for number in numbers] if self.labels else None
+        count = 1 if labels else len(numbers)
+        made = self.pipe(labels, num_per_label=count, generator=generators, **self.settings)
         if self.pipe.modality == "image":
-            counts = {} if labels else {"num_images_per_label": len(numbers)}
-            made = self.pipe(labels, generator=generators, **counts, **self.settings)
             return [_png(picture) for picture in made.images]
-        counts = {} if labels else {"num_waveforms_per_label": len(numbers)}
-        sounds = self.pipe(labels, generator=generators, **counts, **self.settings)
-        return [_wav(sound, sounds.sampling_rate) for sound in sounds.audios]
+        return [_wav(sound, made.sampling_rate) for sound in made.audios]
 
 
 def write_shard(path: Path, samples: Iterator[Sample], suffix: str) -> int:

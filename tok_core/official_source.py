@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from tok_core.errors import WeightsError
 from tok_core.model import Model
+from tok_core.official_config import read_official_config
 from tok_core.strict_loading import CONFIG, fetch, read_config
 
 WEIGHT_FILES = ("pytorch_model.bin", "model.safetensors", "weights.safetensors")
@@ -90,6 +91,47 @@ def find_official(
     if str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
         return None
     return _find_on_hub(str(path), options, foreign)
+
+
+class OfficialFiles(NamedTuple):
+    """What an importer reads.
+
+    Attributes:
+        weights: file. beside: config that lies beside it. given: config that the user names.
+    """
+
+    weights: Path
+    beside: dict[str, Any] | None
+    given: Mapping[str, Any] | None
+
+    @property
+    def merged(self) -> dict[str, Any]:
+        """The options of both; what the user names wins."""
+        return {**(self.beside or {}), **(self.given or {})}
+
+
+def official_files(
+    source: str | Path, config: str | Path | Mapping[str, Any] | None = None, *,
+    such_as: str = "or a folder with model.safetensors", foreign: Sequence[str] = (),
+) -> OfficialFiles:  # fmt: skip
+    """Return weights and configs of an official source, and refuse what is none.
+
+    Args:
+        source: weights file, folder or hub id. config: options as a mapping or a JSON file.
+        such_as: what else to give, for the error message.
+        foreign: as `find_official`.
+
+    Raises:
+        WeightsError: nothing official there, or an unreadable config.
+    """
+    found = find_official(source, {}, foreign)
+    if found is None:
+        raise WeightsError(
+            f"{source} is no official checkpoint; give a weights file, {such_as} and no "
+            "config.json of ours."
+        )
+    given = read_official_config(config) if isinstance(config, str | Path) else config
+    return OfficialFiles(*found, given)
 
 
 def _find_on_hub(

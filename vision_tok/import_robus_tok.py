@@ -12,9 +12,8 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import ConfigError, WeightsError
-from tok_core.official_config import read_official_config
 from tok_core.official_fit import fill
-from tok_core.official_source import find_official
+from tok_core.official_source import official_files
 from tok_core.official_weights import read_settings, read_state
 from vision_tok.import_vqgan import tokenizer_part
 from vision_tok.infer_robus_tok import check_layout, quantizer_prefixes, robus_tok_values
@@ -74,12 +73,10 @@ def import_robus_tok(
     """
     if weights not in WEIGHTS:
         raise ConfigError(f"weights '{weights}' were asked for; legal are {' and '.join(WEIGHTS)}.")
-    file, beside = _find(source)
-    given = read_official_config(config) if isinstance(config, str | Path) else config
-    state = read_state(file, (weights, *WEIGHTS, "state_dict"))
+    files = official_files(source, config)
+    state = read_state(files.weights, (weights, *WEIGHTS, "state_dict"))
     return robus_tok_from_state(
-        state, {**(beside or {}), **(given or {})}, cls=cls, name=str(source),
-        settings=read_settings(file),
+        state, files.merged, cls=cls, name=str(source), settings=read_settings(files.weights),
     )  # fmt: skip
 
 
@@ -170,7 +167,7 @@ def export_teacher(source: str | Path, output: str | Path) -> int:
     output = Path(output)
     if output.exists():
         raise WeightsError(f"'{output}' exists; nothing is overwritten, so give another name.")
-    state = tokenizer_part(read_state(_find(source)[0], (*WEIGHTS, "state_dict")))
+    state = tokenizer_part(read_state(official_files(source).weights, (*WEIGHTS, "state_dict")))
     teacher = {
         name.removeprefix(TEACHER): tensor.contiguous()
         for name, tensor in state.items() if name.startswith(TEACHER)
@@ -179,13 +176,3 @@ def export_teacher(source: str | Path, output: str | Path) -> int:
         raise WeightsError(f"{source} holds no teacher (no {TEACHER}*); there is none to export.")
     save_file(teacher, output, metadata={"format": "pt"})
     return sum(tensor.numel() for tensor in teacher.values())
-
-
-def _find(source: str | Path) -> tuple[Path, dict[str, Any] | None]:
-    found = find_official(source, {})
-    if found is None:
-        raise WeightsError(
-            f"{source} is no official checkpoint; give a weights file, or a folder with "
-            "model.safetensors and no config.json of ours."
-        )
-    return found

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
-from tok_core.official_config import read_official_config
 from tok_core.official_fit import check_names
-from tok_core.official_source import find_official
+from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from vision_tok.infer_titok import maskgit_values, plain_options, shapes_of, titok_values
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
@@ -46,15 +45,11 @@ def import_titok(
     Example:
         >>> teacher = import_titok("maskgit-vqgan-imagenet-f16-256.bin")  # doctest: +SKIP
     """
-    found = find_official(source, {})
-    if found is None:
-        raise WeightsError(
-            f"{source} is no official checkpoint; give a weights file, or a folder with "
-            "pytorch_model.bin or model.safetensors and no config.json of ours."
-        )
-    weights, beside = found
-    given = read_official_config(config) if isinstance(config, str | Path) else config
-    return import_state(read_state(weights), given or beside, cls=cls, name=str(source))
+    files = official_files(
+        source, config, such_as="or a folder with pytorch_model.bin or model.safetensors"
+    )
+    state = read_state(files.weights)
+    return import_state(state, files.given or files.beside, cls=cls, name=str(source))
 
 
 def import_state(

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
-from tok_core.official_config import read_official_config
 from tok_core.official_fit import fill
-from tok_core.official_source import find_official
+from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from vision_tok.conv_autoencoder_keys import conv_autoencoder_keys
 from vision_tok.import_vqgan import WRAPPERS, tokenizer_part
@@ -80,17 +79,9 @@ def import_token_flow(
     Example:
         >>> tokenizer = import_token_flow("tokenflow_siglip_32k.pt")  # doctest: +SKIP
     """
-    found = find_official(source, {})
-    if found is None:
-        raise WeightsError(
-            f"{source} is no official checkpoint; give a weights file, or a folder with "
-            "model.safetensors and no config.json of ours."
-        )
-    weights, beside = found
-    given = read_official_config(config) if isinstance(config, str | Path) else config
-    state = read_state(weights, WRAPPERS)
-    merged = {**(beside or {}), **(given or {})}
-    return token_flow_from_state(state, merged, cls=cls, name=str(source))
+    files = official_files(source, config)
+    state = read_state(files.weights, WRAPPERS)
+    return token_flow_from_state(state, files.merged, cls=cls, name=str(source))
 
 
 def token_flow_from_state(

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
-from tok_core.official_config import read_official_config
 from tok_core.official_fit import fill
-from tok_core.official_source import find_official
+from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from vision_tok.conv_autoencoder_keys import (
     conv_autoencoder_keys,
@@ -58,16 +57,12 @@ def import_vqgan(
     Example:
         >>> vqgan = import_vqgan("vq_ds16_c2i.pt")  # doctest: +SKIP
     """
-    found = find_official(source, {}, VQGAN.foreign_classes)
-    if found is None:
-        raise WeightsError(
-            f"{source} is no official checkpoint; give a weights file, a diffusers VQModel folder, "
-            "or a folder with model.safetensors and no config.json of ours."
-        )
-    weights, beside = found
-    given = read_official_config(config) if isinstance(config, str | Path) else config
-    state = read_state(weights, WRAPPERS)
-    return vqgan_from_state(state, given or beside, cls=cls, name=str(source))
+    files = official_files(
+        source, config, foreign=VQGAN.foreign_classes,
+        such_as="a diffusers VQModel folder, or a folder with model.safetensors",
+    )  # fmt: skip
+    state = read_state(files.weights, WRAPPERS)
+    return vqgan_from_state(state, files.given or files.beside, cls=cls, name=str(source))
 
 
 def vqgan_from_state(

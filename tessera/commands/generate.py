@@ -30,7 +30,7 @@ Grid = Annotated[
 Shards = Annotated[
     int | None,
     typer.Option(
-        "--per-shard", metavar="N",
+        "--per-shard", metavar="N", min=1,
         help="Write tar shards of so many samples instead of files; a second run goes on.",
     ),
 ]  # fmt: skip
@@ -158,7 +158,7 @@ def _shards(maker: Any, output: Path, num: int, per_shard: int) -> int:
 
     check_same(maker, output, num, per_shard)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    starts = range(0, num, max(1, per_shard))
+    starts = range(0, num, per_shard)
     mine = [start for index, start in enumerate(starts) if index % world == rank]
     made = 0
     with progress_bar(num // world, "generated", unit="samples") as advance:

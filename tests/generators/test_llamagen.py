@@ -240,6 +240,8 @@ def test_wrong_use_is_a_sentence() -> None:
         sample(network, Condition(features=torch.zeros(1, 120, 8)), seeds=[1])
     with pytest.raises(TokenError, match="code 11 is outside"):
         network(torch.full((3, 4, 6), 11), condition=LABELS)
+    with pytest.raises(ConfigError, match="guidance needs labels or captions"):
+        sample(network, seeds=[1], guidance=Guidance(scale=2.0))
     with pytest.raises(TokenError, match="belong together"):
         sample(network, LABELS, seeds=[1, 2, 3], given=codes_of("grid"))
     scaled = TokenSpec(modality="image", axes=(axis("scale_token", 5),), vocabulary=(4,),

@@ -105,7 +105,7 @@ def test_masked_codes_are_not_seen_and_others_are(kind: str, network: str) -> No
     hidden = torch.where(masked[..., None], (sequence + 1) % 7, sequence)
     shown = torch.where(masked[..., None], sequence, (sequence + 1) % 7)
     for changed, same in ((hidden, True), (shown, False)):
-        back = made.spec.from_sequence(changed, made.settings.sizes)
+        back = made.spec.from_sequence(changed, made.sizes)
         assert torch.equal(made(back, condition=LABELS, masked=masked).logits, first) is same
     assert not torch.allclose(
         made(codes, condition=Condition(labels=torch.tensor([1, 1, 1])), masked=masked).logits,

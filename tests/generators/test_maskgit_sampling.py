@@ -30,7 +30,7 @@ def test_a_sample_does_not_depend_on_its_batch(kind: str, network: str) -> None:
     made = model(kind, network=network)
     whole = sample_masked(made, LABELS, seeds=SEEDS, **OPTIONS)
     made.spec.check(whole)
-    assert tuple(whole.shape[1:]) == made.settings.sizes
+    assert tuple(whole.shape[1:]) == made.sizes
     assert torch.equal(sample_masked(made, LABELS, seeds=SEEDS, **OPTIONS), whole)
     assert LABELS.labels is not None
     for i, seed in enumerate(SEEDS):
@@ -209,7 +209,7 @@ def test_wrong_inputs_are_one_sentence() -> None:
         sample_masked(made, LABELS, seeds=SEEDS, steps=0)
     with pytest.raises(ConfigError, match="one each"):
         sample_masked(made, LABELS, seeds=[0])
-    with pytest.raises(ConfigError, match="class-conditional"):
+    with pytest.raises(ConfigError, match="guidance needs labels"):
         sample_masked(model(classes=0), seeds=[0], guidance=Guidance(scale=2.0))
     with pytest.raises(ConfigError, match=r"generators\.sampling\.sample"):
         sample_masked(torch.nn.Linear(1, 1), LABELS, seeds=SEEDS)  # type: ignore[arg-type]

@@ -111,6 +111,17 @@ def test_saved_loaded_and_in_a_pipeline(tmp_path: Path) -> None:
         sample(alone, LABELS, seeds=[1, 2])
 
 
+def test_the_tables_are_a_copy() -> None:
+    """Moving a generator must not move the tokenizer that it was shown."""
+    tokenizer = tokenizer_of("var")
+    model = model_of("var", tokenizer)
+    codes = sample(model, LABELS, seeds=[1, 2])
+    before = model(codes, condition=LABELS).logits
+    with torch.no_grad():
+        tokenizer.quantizer.codebook.zero_()
+    assert torch.equal(model(codes, condition=LABELS).logits, before)
+
+
 def test_learns() -> None:
     tokenizer = tokenizer_of("var")
     torch.manual_seed(0)

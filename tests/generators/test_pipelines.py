@@ -70,7 +70,7 @@ def test_pictures_follow_their_seeds(pipe: TokenImagePipeline) -> None:
     both = pipe([1, 1], generator=own, output_type="pt").images
     alone = pipe(1, generator=[seeded(8)], output_type="pt").images
     torch.testing.assert_close(both[1:], alone)
-    assert len(pipe([1, 2], num_images_per_label=3).images) == 6
+    assert len(pipe([1, 2], num_per_label=3).images) == 6
 
 
 def test_a_fresh_process_loads_and_draws_the_same(
@@ -102,7 +102,7 @@ def test_other_generators_and_sounds() -> None:
     codec = tiny_codec()
     levels = codec.spec.axes[0].size
     sound = TokenAudioPipeline(generator_of(codec, sizes=(levels, 6)), codec)
-    made = sound(generator=seeded(), num_waveforms_per_label=2)
+    made = sound(generator=seeded(), num_per_label=2)
     assert made.audios.shape[:2] == (2, 1) and made.sampling_rate == codec.spec.output_rate
     assert np.abs(made.audios).max() <= 1
 

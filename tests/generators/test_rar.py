@@ -320,7 +320,7 @@ def test_without_classes() -> None:
     network, codes = model(classes=0), codes_of()
     assert network(codes).losses["loss/tokens"].isfinite()
     assert sample(network, UNCONDITIONAL, seeds=[1, 2]).shape == (2, 3, 4)
-    with pytest.raises(ConfigError, match="no classes"):
+    with pytest.raises(ConfigError, match="guidance needs labels"):
         sample(network, UNCONDITIONAL, seeds=[1], guidance=Guidance(scale=2.0))
     with pytest.raises(ConfigError, match="no classes"):
         network(codes, condition=LABELS)

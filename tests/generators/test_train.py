@@ -185,6 +185,34 @@ def test_shards_of_another_tokenizer(shards: Path, tmp_path: Path) -> None:
         train(config(other, data=data), tmp_path / "run")
 
 
+@pytest.mark.parametrize("kind", ["MaskGIT", "RAR", "NextScale"])
+def test_every_generator_trains_and_is_looked_at(
+    tokenizer: Path, tmp_path: Path, kind: str
+) -> None:
+    model: dict[str, Any] = {"class": kind, "config": {"width": 32, "layers": 2, "heads": 2}}
+    data = recipe(tokenizer)["data"]
+    if kind == "NextScale":
+        torch.manual_seed(0)
+        side = {"channels": 8, "multipliers": [1, 2, 2], "res_blocks": 1, "attention": []}
+        VQGAN(
+            encoder_sizes=side, decoder_sizes=side, z_channels=6, code_dim=4, codebook_size=16,
+            norm_groups=4, image_size=16, quantizer_kind="multi_scale", scales=[1, 2, 4],
+            l2_normalize=False,
+        ).save_pretrained(tmp_path / "scales")  # fmt: skip
+        data |= {"tokenizer": str(tmp_path / "scales")}
+        model["config"]["value_width"] = 4
+    changed = config(tokenizer, model=model, data=data, guidance=2.0)
+    folder = train(changed, tmp_path / "run")
+    assert folder is not None and type(load(folder)).__name__ == kind
+    assert any("validation/loss" in row for row in metrics(tmp_path / "run"))
+
+
+def test_generators_of_values_need_their_tokenizer(shards: Path, tmp_path: Path) -> None:
+    model = {"class": "NextScale", "config": {"width": 32, "layers": 1, "heads": 2}}
+    with pytest.raises(ConfigError, match="lie on one scale"):
+        train(config(tmp_path, model=model, data={"path": str(shards)}), tmp_path / "run")
+
+
 def test_random_orders_give_way(tokenizer: Path, tmp_path: Path) -> None:
     rar = {"class": "RAR", "config": {"width": 32, "layers": 1, "heads": 2, "hidden": 32}}
     objective = {"random_order": {"start": 0.25, "end": 0.75}}
