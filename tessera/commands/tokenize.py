@@ -101,7 +101,8 @@ def _summary(outcome: Outcome) -> None:
     if outcome.nothing_left:
         say(f"'{folder}' is finished: {outcome.samples} samples in {len(outcome.shards)} shards")
         return
-    done = f"tokenized {outcome.files} of {outcome.total} files in {outcome.seconds:.1f} s"
+    verb = "went through" if outcome.failures else "tokenized"
+    done = f"{verb} {outcome.files} of {outcome.total} files in {outcome.seconds:.1f} s"
     if outcome.ratio is not None:
         done += (
             f": {outcome.files_per_second:.1f} files/s; the model alone makes "
