@@ -8,14 +8,12 @@ The same small tokenizer is trained twice per seed, on the same data in the same
 steps, with and without one line in its recipe.  Then both are judged on unseen data, decoding their
 own codes and codes of which a share alpha was drawn anew among the delta nearest:
 
-    pictures   a VQGAN; frechet/procedural-v1 (lower is better) and PSNR
+    pictures   a VQGAN with an adversary; frechet/procedural-v1 (lower is better) and PSNR
     sound      a WavTokenizer; mel distance (lower is better) and STOI
 
-The default strength is a quarter of the batch and a tenth of the codebook.  The published one, a
-tenth and a fortieth, does little to networks this small; ours of it lies beside, made with
-
-    python benchmarks/perturbation_experiment.py --beta 0.125 --delta 26 \
-        --out benchmarks/results/perturbation_experiment_published.json
+Half of the pictures of a batch are perturbed, a quarter of the sounds, among a tenth of the
+codebook.  `perturbation_scan.py` shows what other strengths and losses do, and why the pictures
+need an adversary.
 
 Expected: clean reconstructions slightly worse, perturbed ones clearly better.  Every judged model
 is kept in the JSON at once; a second call goes on where the first was stopped, as long as sizes and
@@ -39,8 +37,8 @@ KINDS = ("plain", "perturbed")
 TRAINING_SEED = 7  # of the data; what judges has seed 0
 FULL: dict[str, dict[str, Any]] = {
     "image": {
-        "side": 32, "channels": 16, "multipliers": [1, 2, 4], "code_dim": 8, "codes": 1024,
-        "steps": 1500, "batch": 20, "judged": 600,
+        "side": 32, "channels": 32, "multipliers": [1, 2, 4], "code_dim": 8, "codes": 1024,
+        "steps": 2000, "batch": 32, "judged": 600, "pictures": 12000, "objective": "adversary",
     },
     "audio": {
         "rate": 16000, "strides": [5, 4, 4, 2], "encoder_width": 16, "latent_dim": 16,
@@ -51,13 +49,15 @@ FULL: dict[str, dict[str, Any]] = {
 SMALL: dict[str, dict[str, Any]] = {
     "image": FULL["image"] | {
         "side": 16, "channels": 8, "multipliers": [1, 1, 1], "codes": 64, "steps": 4, "batch": 10,
-        "judged": 130,
+        "judged": 130, "pictures": 40,
     },
     "audio": FULL["audio"] | {
         "encoder_width": 4, "codes": 64, "width": 16, "hidden": 16, "layers": 1, "segment": 4000,
         "steps": 4, "batch": 10, "judged": 2, "sentences": 4,
     },
 }  # fmt: skip
+BETAS = {"image": 0.5, "audio": 0.25}
+OBJECTIVES = ("pixels", "structure", "adversary")
 # Shares of replaced codes and neighbours that judge; delta counts per 1024 codes.
 ALPHAS, DELTAS = (0.25, 0.5, 0.9), (25, 100)
 MEASURES = {"image": ("frechet", "psnr"), "audio": ("mel_distance", "stoi")}
@@ -67,11 +67,30 @@ BETTER = {"frechet": "lower", "psnr": "higher", "mel_distance": "lower", "stoi":
 # -- training ------------------------------------------------------------------------------------
 
 
+def painted(sizes: Mapping[str, Any], folder: Path) -> str:
+    """Paint the training pictures into files; painting would take longer than every step."""
+    from PIL import Image
+
+    from tok_core.image_measures import to_uint8
+    from tok_core.procedural_images import ProceduralImages
+
+    if folder.is_dir():
+        return str(folder)
+    folder.mkdir()
+    source = ProceduralImages("natural", sizes["side"], TRAINING_SEED)
+    for index in range(sizes["pictures"]):
+        pixels = to_uint8(source[index][None])[0].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{index:05d}.png", compress_level=1)
+    return str(folder)
+
+
 def spoken(sizes: Mapping[str, Any], folder: Path) -> str:
     """Speak the training sentences into files; the engine would take half of every step."""
     from audio_tok.audio_data import AudioDataConfig, open_audio
     from audio_tok.audio_writer import write_blocks
 
+    if folder.is_dir():
+        return str(folder)
     folder.mkdir()
     rate = sizes["rate"]
     data = AudioDataConfig(source="speech", segment=4 * rate, sample_rate=rate, seed=TRAINING_SEED)
@@ -87,7 +106,7 @@ def recipe(
     place: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the run config of one training as a plain mapping; speech goes to ``place``."""
-    parts = _image_parts(sizes) if sense == "image" else _audio_parts(sizes, place)
+    parts = _image_parts(sizes, place) if sense == "image" else _audio_parts(sizes, place)
     steps = sizes["steps"]
     shared: dict[str, Any] = {
         "name": f"{sense}-{seed}",
@@ -105,7 +124,22 @@ def _codebook(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {"quantize_after_steps": early, "kmeans_start": True, "dead_code_every": 50}
 
 
-def _image_parts(sizes: Mapping[str, Any]) -> dict[str, Any]:
+def objective_of(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the picture losses: pixels; pixels and structure; both and an adversary."""
+    found: dict[str, Any] = {"picture_range": "signed", "l1_weight": 0.5, "l2_weight": 4.0}
+    if sizes["objective"] != "pixels":
+        found |= {"perceptual": "weightless", "perceptual_weight": 0.5}
+    if sizes["objective"] == "adversary":
+        found |= {
+            "discriminator": True, "discriminator_kind": "patchgan", "discriminator_channels": 32,
+            "discriminator_stages": 2, "discriminator_start": sizes["steps"] // 4,
+            "discriminator_head_start": sizes["steps"] // 20, "discriminator_weight": 0.1,
+            "lecam_weight": 0.0,
+        }  # fmt: skip
+    return found
+
+
+def _image_parts(sizes: Mapping[str, Any], place: Path) -> dict[str, Any]:
     network = {
         "channels": sizes["channels"], "multipliers": sizes["multipliers"], "res_blocks": 1,
         "attention": [],
@@ -117,8 +151,9 @@ def _image_parts(sizes: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "model": {"class": "VQGAN", "config": model},
-        "objective": {"picture_range": "signed", "l1_weight": 0.5, "l2_weight": 4.0},
-        "data": {"source": "natural", "size": sizes["side"], "seed": TRAINING_SEED},
+        "objective": objective_of(sizes),
+        "data": {"source": "folder", "path": painted(sizes, place), "size": sizes["side"],
+                 "seed": TRAINING_SEED},
         "optimizer": {"lr": 1e-3, "betas": [0.9, 0.99], "weight_decay": 1e-4},
         "validation_images": 0,
     }
@@ -148,7 +183,9 @@ def _audio_parts(sizes: Mapping[str, Any], place: Path) -> dict[str, Any]:
 
 
 def trained(sense: str, values: Mapping[str, Any], folder: Path) -> Any:
-    """Train one tokenizer and return it in eval mode."""
+    """Train one tokenizer and return it in eval mode, on a GPU where there is one."""
+    import torch
+
     from tok_core.loading import load
     from tok_core.run_config import from_mapping
 
@@ -161,7 +198,8 @@ def trained(sense: str, values: Mapping[str, Any], folder: Path) -> Any:
     model = train(from_mapping(Run, values), folder)
     if model is None:
         raise SystemExit("interrupted; what is finished is kept, run the command again to go on")
-    return load(model)
+    found = load(model)
+    return found.cuda() if torch.cuda.is_available() else found
 
 
 # -- judging -------------------------------------------------------------------------------------
@@ -193,10 +231,10 @@ def _judged_pictures(
     source = ProceduralImages("natural", sizes["side"], 0)
     decoder = PerturbedDecoder(tokenizer=model, grid=grid)
     labels = (CLEAN, *decoder.labels)
-    distances = {label: ProceduralDistance() for label in labels}
+    distances = {label: ProceduralDistance().to(model.device) for label in labels}
     sums: dict[str, dict[str, float]] = {label: {"psnr": 0.0, "changed": 0.0} for label in labels}
     for indices in torch.arange(sizes["judged"]).split(50):
-        x = torch.stack([source[i] for i in indices.tolist()])
+        x = torch.stack([source[i] for i in indices.tolist()]).to(model.device)
         for batch in decoder.decodings(x, indices.tolist()):
             distances[batch.label].update(to_uint8(x), real=True)
             distances[batch.label].update(to_uint8(batch.decoded), real=False)
@@ -225,7 +263,7 @@ def _judged_sounds(
         model, [entry_named(name) for name in MEASURES["audio"]], grid=grid, decode_batch=8
     )
     for indices in torch.arange(min(sizes["judged"], speech.length)).split(8):
-        sounds = torch.stack([speech.item(i) for i in indices.tolist()])
+        sounds = torch.stack([speech.item(i) for i in indices.tolist()]).to(model.device)
         metric.update(sounds, indices)
     found = {name: float(value) for name, value in metric.compute().items()}
     return {
@@ -326,24 +364,36 @@ def experiment(
     facts = json.loads(json.dumps({"alphas": ALPHAS, "deltas_per_1024": DELTAS, "senses": senses}))
     result = begun(path, facts, force)
     done = {(row["sense"], row["kind"], row["seed"]) for row in result["rows"]}
-    for seed in seeds:
-        for sense, setting in senses.items():
-            for kind in KINDS:
-                if (sense, kind, seed) in done:
-                    continue
-                line = setting["perturbation"] if kind == "perturbed" else None
-                with tempfile.TemporaryDirectory() as folder:
-                    values = recipe(sense, setting["sizes"], seed, line, Path(folder) / "sounds")
-                    model = trained(sense, values, Path(folder) / "run")
-                    scores = judged(sense, model, setting["sizes"])
-                result["rows"].append(
-                    {"sense": sense, "kind": kind, "seed": seed, "scores": scores}
-                )
-                result["summary"][sense] = summary(result["rows"], sense)
-                scratch = path.with_suffix(".writing")
-                scratch.write_text(json.dumps(result, indent=1) + "\n")
-                scratch.replace(path)
+    wanted = [
+        (sense, kind, seed) for seed in seeds for sense in senses for kind in KINDS
+        if (sense, kind, seed) not in done
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        for sense, kind, seed in wanted:
+            setting = senses[sense]
+            line = setting["perturbation"] if kind == "perturbed" else None
+            scores = trained_and_judged(sense, setting["sizes"], seed, line, Path(place))
+            result["rows"].append({"sense": sense, "kind": kind, "seed": seed, "scores": scores})
+            result["summary"][sense] = summary(result["rows"], sense)
+            keep(result, path)
     return result
+
+
+def trained_and_judged(
+    sense: str, sizes: Mapping[str, Any], seed: int, perturbation: Mapping[str, Any] | None,
+    place: Path,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Train one tokenizer and return its scores; ``place`` keeps the data of all trainings."""
+    values = recipe(sense, sizes, seed, perturbation, place / sense)
+    with tempfile.TemporaryDirectory() as folder:
+        return judged(sense, trained(sense, values, Path(folder) / "run"), sizes)
+
+
+def keep(result: Any, path: Path) -> None:
+    """Write the result whole or not at all."""
+    scratch = path.with_suffix(".writing")
+    scratch.write_text(json.dumps(result, indent=1) + "\n")
+    scratch.replace(path)
 
 
 def main() -> None:
@@ -354,7 +404,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of every training")
     parser.add_argument("--codes", type=int, help="size of the codebook")
     parser.add_argument("--alpha", type=float, default=1.0, help="of training")
-    parser.add_argument("--beta", type=float, default=0.25, help="of training")
+    parser.add_argument("--beta", type=float, help="of training; a half, of sounds a quarter")
+    parser.add_argument("--objective", choices=OBJECTIVES, help="of pictures")
     parser.add_argument("--delta", type=int, help="of training; a tenth of the codes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON; the plot lies beside it")
     parser.add_argument("--force", action="store_true", help="forget the results of --out")
@@ -364,8 +415,11 @@ def main() -> None:
     for sense in ("image", "audio") if options.sense == "both" else (options.sense,):
         sizes = dict((SMALL if options.small else FULL)[sense])
         sizes |= {n: v for n in ("steps", "codes") if (v := getattr(options, n)) is not None}
+        if sense == "image" and options.objective:
+            sizes["objective"] = options.objective
         delta = options.delta or max(2, round(0.1 * sizes["codes"]))
-        line = {"alpha": options.alpha, "beta": options.beta, "delta": delta}
+        beta = BETAS[sense] if options.beta is None else options.beta
+        line = {"alpha": options.alpha, "beta": beta, "delta": delta}
         senses[sense] = {"sizes": sizes, "perturbation": line}
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "try.json" if options.small else options.out

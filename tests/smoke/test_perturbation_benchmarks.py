@@ -49,3 +49,19 @@ def test_experiment_goes_on_where_it_was_stopped(
     senses["image"]["perturbation"] = line | {"beta": 0.4}
     with pytest.raises(SystemExit, match="other sizes or strengths"):
         made.experiment(senses, [0], out)
+
+
+def test_scan_goes_on_where_it_was_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = script("perturbation_scan", monkeypatch)
+    sizes, out = dict(made.SMALL["image"]), tmp_path / "scan.json"
+    assert [row["number"] for row in made.scan(sizes, [8], out)["rows"]] == [8]
+    result = made.scan(sizes, [0, 8], out)
+    assert [row["number"] for row in result["rows"]] == [0, 8]
+    assert result["rows"][0]["perturbation"] is None
+    assert result["rows"][1]["perturbation"]["annealing"]["end_ratio"] == 0.5
+    made.show(result)
+    assert "to 0.5" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="other sizes"):
+        made.scan(sizes | {"steps": 5}, [0], out)
