@@ -92,7 +92,7 @@ def test_folders_are_classes_and_broken_files_are_skipped(
     assert done.returncode == 1, "two files are broken"
     assert "empty.jpg" in done.stderr and "cut.png" in done.stderr
     assert "skipped 2 broken files" in done.stderr
-    assert "tokenized 8 of 8 files" in done.stderr and "the model alone makes" in done.stderr
+    assert "went through 8 of 8 files" in done.stderr and "the model alone makes" in done.stderr
     assert "% of it" in done.stderr
     assert names_in(out) == [
         f"{key}.{kind}"
@@ -205,7 +205,7 @@ def test_views_are_stored_with_their_sample(
 ) -> None:
     out = tmp_path / "out"
     done = tessera("tokenize", classes / "ant", out, "-m", tiny, "--batch-size", 24, *options)
-    assert "tokenized 4 of 4" in done.stderr
+    assert "went through 4 of 4" in done.stderr
     shards = TokenShards(out)
     assert len(shards.views) == {"ten-crop": 10, "flips": 2}[recipe] and shards.length == 3
     for i, name in enumerate(("1", "3", "5")):
@@ -374,7 +374,7 @@ def test_a_killed_worker_is_a_sentence_and_the_rest_goes_on_with_resume(
     assert "was ended by signal 9" in errors and "--resume" in errors
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     done = tessera("tokenize", root, out, *options[:-1], 1, "--resume")
-    assert "tokenized" in done.stderr and TokenShards(out).length == 360 - len(range(5, 360, 11))
+    assert "went through" in done.stderr and TokenShards(out).length == 360 - len(range(5, 360, 11))
 
 
 def alive(pid: int) -> bool:
@@ -428,7 +428,7 @@ def test_what_is_there_is_replaced_only_with_force(
     assert done.returncode == 1 and "is finished: 3 samples" in done.stderr
     assert "another model" in one_sentence(tessera(*arguments, "-m", stranger, "--resume"))
     assert bytes_of(out) == before
-    assert "tokenized 4 of 4" in tessera(*arguments, "-m", stranger, "--force").stderr
+    assert "went through 4 of 4" in tessera(*arguments, "-m", stranger, "--force").stderr
     assert TokenShards(out).code_hash == roof.load(str(stranger)).code_hash()
 
 
@@ -481,7 +481,7 @@ def test_output_inside_the_input_is_no_input(
 ) -> None:
     out = classes / "ant" / "shards"
     make_picture(out / "old.png", 32, 32)
-    assert "tokenized 8 of 8" in tessera("tokenize", classes, out, "-m", tiny).stderr
+    assert "went through 8 of 8" in tessera("tokenize", classes, out, "-m", tiny).stderr
     data = tmp_path / "data"
     data.mkdir()
     image_shard(data / "a.tar", [classes / "ant" / "1.png"])
