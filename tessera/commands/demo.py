@@ -45,8 +45,8 @@ def demo(
 ) -> int:
     """Encode photographs and sentences that no model was trained on, and show the result.
 
-    Writes token files, decoded pictures and sounds, a grid, a rate-distortion plot, spectrograms
-    and results.json.
+    Writes token files, decoded pictures and sounds, a grid, a rate-distortion plot, spectrograms,
+    generated pictures and results.json.
     """
     import json as json_module
 
@@ -88,6 +88,14 @@ def demo(
                 output, sounds=chosen["audio"], model=model, device=device, batch_size=batch_size
             )
         )
+    if not files and model is None:
+        from tessera import demo_generated
+
+        reason = demo_generated.why_not()
+        if reason is None:
+            sections.append(demo_generated.generated_demo(output, device=device))
+        else:
+            report.say(reason)
     document = {section.title: section.facts for section in sections}
     text = json_module.dumps(report.finite(document), indent=2) + "\n"
     write_bytes(results, text.encode(), force=True)

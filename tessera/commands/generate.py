@@ -11,12 +11,21 @@ from tessera import options as o
 
 Pipe = Annotated[
     str | None,
-    typer.Argument(metavar="[PIPELINE]", help="A pipeline folder or hub id.", show_default=False),
+    typer.Argument(
+        metavar="[PIPELINE]", help="A pipeline's folder or hub id, or a generator's folder.",
+        show_default="the shipped generator",
+    ),
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for what is made.")
 ]
-Part = Annotated[str | None, typer.Option(metavar="M", help="Model folder, instead of a pipeline.")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M", help="Model that decodes its tokens.",
+        show_default="the shipped tokenizer of the generator's tokens",
+    ),
+]  # fmt: skip
 Labels = Annotated[
     str | None,
     typer.Option(
@@ -40,7 +49,9 @@ GRID_MOST = 256  # pictures of a contact sheet
 def generate(
     pipeline: Pipe = None,
     output: Output = Path("generated"),
-    generator: Part = None,
+    generator: Annotated[
+        str | None, typer.Option(metavar="M", help="Model folder, instead of a pipeline.")
+    ] = None,
     tokenizer: Part = None,
     num: Annotated[int, typer.Option("--num", "-n", min=1, help="How many in all.")] = 16,
     labels: Labels = None,
@@ -68,11 +79,12 @@ def generate(
     """
     from tessera.files import make_folder
     from tessera.generated import Maker
+    from tessera.generator_pipeline import open_pipeline
     from tok_core.atomic_write import check_free
 
     if grid is not None:
         check_free(grid, force=force)
-    pipe = _pipeline(pipeline, generator, tokenizer, device)
+    pipe = open_pipeline(pipeline, generator=generator, tokenizer=tokenizer, device=device)
     classes = pipe.generator.classes
     settings = {
         "guidance_scale": guidance, "guidance_schedule": schedule, "guidance_power": power,
@@ -84,29 +96,6 @@ def generate(
     if per_shard is not None:
         return _shards(maker, output, num, per_shard)
     return _files(maker, output, num, grid, force)
-
-
-def _pipeline(
-    path: str | None, generator: str | None, tokenizer: str | None, device: str
-) -> Any:
-    from generators.pipelines import PIPELINES, TokenPipeline
-    from tessera.models import load_model, load_tokenizer
-    from tok_core.errors import ConfigError
-    from tok_core.shipped_models import find_device
-
-    if (path is None) == (generator is None and tokenizer is None):
-        raise ConfigError("give a pipeline, or --generator and --tokenizer.")
-    if path is not None:
-        return TokenPipeline.from_pretrained(path).to(find_device(device))
-    if generator is None or tokenizer is None:
-        raise ConfigError("a generator needs the tokenizer of its tokens; give both.")
-    parts: dict[str, Any] = {
-        "generator": load_model(generator, device=device),
-        "tokenizer": load_tokenizer(tokenizer, device=device),
-    }
-    modality = parts["tokenizer"].spec.modality
-    cls = next(cls for cls in PIPELINES.values() if cls.modality == modality)
-    return cls(**parts)
 
 
 def _labels(text: str | None, classes: int) -> list[int]:

@@ -97,8 +97,11 @@ def test_what_is_refused(pipe: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
     out = ["-o", tmp_path / "out"]
     assert "give numbers from 0 to 2" in error(pipe, *out, "--labels", "1,3")
-    assert "give a pipeline, or --generator and --tokenizer" in error(*out)
-    assert "a generator needs the tokenizer" in error(*out, "--generator", pipe / "generator")
+    both = error(pipe, *out, "--generator", pipe / "generator")
+    assert "give a pipeline, or --generator" in both
+    assert "name theirs with --tokenizer" in error(pipe / "generator", *out)
+    assert "name theirs with --tokenizer" in error(*out, "--generator", pipe / "generator")
+    assert "is no generator" in error(pipe / "tokenizer", *out)
     assert "guidance schedule 'square' is unknown" in error(pipe, *out, "--schedule", "square")
     assert run(words(pipe, *out, "-n", 1)) == 0
     assert "exists" in error(pipe, *out, "-n", 1)

@@ -45,9 +45,14 @@ class FinishedRun:
             "name": name, "recipe": f"{name}.yaml", "kind": type(self.model).__name__,
             "parameters": sum(p.numel() for p in self.model.parameters()) / 1e6,
             "megabytes": weights / 1e6, "dtype": self.config["export"]["dtype"],
-            "code_hash": self.model.code_hash()[:16], "steps": train["steps"], "batch": batch,
+            "code_hash": self.code_hash()[:16], "steps": train["steps"], "batch": batch,
             "hours": f"{seconds / 60:.0f} minutes",
         }  # fmt: skip
+
+    def code_hash(self) -> str:
+        """Return the code hash of a tokenizer, or of the tokens that a generator draws."""
+        drawn = self.model.config.get("code_hash")
+        return str(drawn or self.model.code_hash())
 
     def data(self, words: dict[str, str]) -> str:
         """Return the sources with their shares, named by ``words`` where they have any."""
