@@ -49,15 +49,16 @@ def train(config: AudioRun, folder: Path, *, resume: bool = False) -> Path | Non
     Example:
         >>> train(load_config(AudioRun, "recipe.yaml"), Path("runs/codec"))  # doctest: +SKIP
     """
-    return train_run(_sense(), config, folder, resume=resume)
+    return train_run(audio_sense(), config, folder, resume=resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: return 0, 2 for a user's mistake (one sentence), 130 when interrupted."""
-    return command(_sense(), arguments)
+    return command(audio_sense(), arguments)
 
 
-def _sense() -> Sense:
+def audio_sense() -> Sense:
+    """Return what `tok_core.training.launch` needs to know of these trainings."""
     return Sense(
         program="audio_tok.train",
         description="Train an audio codec from a recipe.",

@@ -64,8 +64,12 @@ class AudioMonitor:
         device = next(model.parameters()).device
         pieces = []
         for chunk in sounds.split(CHUNK):
-            tokens = model.encode(chunk.to(device))
-            pieces.append(model.decode(tokens).float().cpu())
+            x = chunk.to(device)
+            if hasattr(model, "encode"):
+                made = model.decode(model.encode(x))
+            else:  # a continuous codec
+                made = model.decode_latents(model.latents(x))
+            pieces.append(made.float().cpu())
         return torch.cat(pieces)[..., : sounds.shape[-1]]
 
 

@@ -15,9 +15,8 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from audio_tok.istft_head import ISTFTHead
+from audio_tok.latent_synthesis import LatentSynthesis
 from audio_tok.length_groups import length_groups
-from audio_tok.vocos_backbone import VocosBackbone
 from audio_tok.wav_tokenizer_config import WavDecoderConfig, parse_decoder_config
 from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer, Tokens, as_tokens
@@ -26,42 +25,22 @@ from tok_core.residual_quantizer import ResidualQuantizer
 from tok_core.token_spec import Axis, TokenSpec
 
 
-class WavSynthesis(Tokenizer):
+class WavSynthesis(LatentSynthesis, Tokenizer):
     """What every codec of the family does with its codes.
 
     Subclasses call `build_synthesis` and give `sound_latents`, `embed` and `codebooks`.
     """
 
     _keep_in_fp32_modules = ["quantizer", "head"]
-    settings: WavDecoderConfig
 
     def build_synthesis(self, config: WavDecoderConfig, quantizer: nn.Module) -> None:
         """Take the codebooks, make the backbone and the head."""
-        self.settings = config
         # Past __setattr__ and with a property of its own: diffusers answers an attribute that is
         # also a config key (the quantizer's options) with the config.
         self._modules["quantizer"] = quantizer
-        self.backbone = VocosBackbone(
-            config.latent_dim, config.width, config.hidden, config.layers,
-            attention=config.attention, condition_ids=config.condition_ids,
-            dropout=config.dropout, causal=config.causal,
-            attention_window=config.attention_window,
-        )  # fmt: skip
-        self.head = ISTFTHead(
-            config.width, config.hop, config.n_fft, magnitude_clip=config.magnitude_clip
-        )
+        self.build_backbone(config)
 
     # -- what it is ----------------------------------------------------------------------------
-
-    @property
-    def hop(self) -> int:
-        """Samples per frame."""
-        return self.settings.hop
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second, in and out."""
-        return self.settings.sample_rate
 
     @property
     def spec(self) -> TokenSpec:
@@ -81,25 +60,6 @@ class WavSynthesis(Tokenizer):
     def sound_latents(self, codes: Tensor) -> Tensor:
         """Return what the backbone reads, (B, F, D), of codes (B, q, F)."""
         raise TypeError(f"{type(self).__name__} does not define sound_latents")
-
-    def decode_latents(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor:
-        """Map latents to sound, in [-1, 1].
-
-        Args:
-            z: (B, D, F).
-            condition: int64 (1,) or (B,) rows of the adaptive norms; None is row 0, as the
-                published models are meant to be used.
-
-        Returns:
-            (B, 1, F * hop).
-        """
-        return self.synthesise(z.transpose(1, 2), condition).clamp(-1, 1)
-
-    def synthesise(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Map latents (B, F, D) to sound (B, 1, F * hop), not clamped."""
-        row = z.new_zeros(1, dtype=torch.int64) if condition is None else condition.to(z.device)
-        features = self.backbone(z.to(self.backbone.embed.weight.dtype), row)
-        return self.head(features)[:, None]
 
     @torch.no_grad()
     def decode(self, tokens: Tokens | Tensor, *, condition: Tensor | None = None) -> Tensor:
@@ -195,16 +155,6 @@ class WavSynthesis(Tokenizer):
     def decoder_state(self) -> dict[str, Tensor]:
         """Return tensors by the names that they have in a `WavDecoder`, and others."""
         return self.state_dict()
-
-    # -- training ------------------------------------------------------------------------------
-
-    def draw_row(self, x: Tensor) -> Tensor:
-        """Return the row (1,) of the adaptive norms for a training pass: a random one, else 0."""
-        rows = self.settings.condition_ids
-        if not self.training or rows == 1:
-            return torch.zeros(1, dtype=torch.int64, device=x.device)
-        # From the CPU generator: the same draw on every device.
-        return torch.randint(rows, (1,)).to(x.device)
 
 
 class LevelSynthesis(WavSynthesis):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from tok_core.training.model_card import FinishedRun, card_command, ship_run
 from vision_tok.legal_lengths import legal_lengths, native_grid
 
 CARD = """\
-# {name}
+# {folder}
 
 {sentence}
 
@@ -31,7 +32,7 @@ CARD = """\
 Reproduce it (the run folder also keeps every metric):
 
     accelerate launch -m vision_tok.train --config assets/configs/{recipe} --out runs/{name}
-    python -m vision_tok.model_card runs/{name} assets/models/{name}
+    python -m vision_tok.model_card runs/{name} assets/models/{folder}
 
 ## Held-out scores
 
@@ -50,6 +51,8 @@ test on and to compare techniques, not to compress pictures in earnest or to bui
 """
 SENTENCES = {
     "OneDPiece": "A small One-D-Piece with grid-seeded latents, for demonstrations and tests.",
+    "TokenBridgeTokenizer": "A small KL autoencoder with TokenBridge's levels over its latents, "
+    "calibrated on its training data, for demonstrations and tests.",
     "VQGAN": "A small VQGAN trained for PSNR, for demonstrations and tests.",
 }
 SHOWN = {"photographs": "crops of the packaged training photographs",
@@ -58,6 +61,8 @@ SHOWN = {"photographs": "crops of the packaged training photographs",
 
 def write_model_card(run: Path, target: Path, *, machine: str) -> dict[str, Any]:
     """Copy ``run/model`` to ``target``, score it on the held-out tiles and write its README.md.
+
+    Of a continuous autoencoder the tokenizer over it is shipped, calibrated on the run's own data.
 
     Args:
         run: a finished run folder of `vision_tok.train`.
@@ -70,9 +75,20 @@ def write_model_card(run: Path, target: Path, *, machine: str) -> dict[str, Any]
     Raises:
         TesseraError: the run has not finished.
     """
+    from tok_core.loading import load
+    from tok_core.run_config import load_config
+    from vision_tok.calibrate import picture_batches, save_as
     from vision_tok.held_out import held_out_scores
+    from vision_tok.kl_autoencoder import KLAutoencoder
+    from vision_tok.token_bridge import TokenBridgeTokenizer
+    from vision_tok.train import ImageRun
 
     finished = ship_run(run, target, units="images")
+    if isinstance(finished.model, KLAutoencoder):  # which has no tokens yet
+        data = load_config(ImageRun, run / "config.yaml").data
+        tokenizer = TokenBridgeTokenizer.calibrated(finished.model, picture_batches(data))
+        save_as(tokenizer, target, finished.config["export"]["dtype"])
+        finished = dataclasses.replace(finished, model=load(target))
     scores = held_out_scores(finished.model)
     finished.finish(scores, _card(finished, scores, machine))
     return scores
@@ -87,7 +103,7 @@ def _card(finished: FinishedRun, scores: dict[str, Any], machine: str) -> str:
         for k, v in scores["budgets"].items()
     ]
     return CARD.format(
-        **finished.facts(), data=finished.data(SHOWN), machine=machine,
+        **finished.facts(), folder=finished.target.name, data=finished.data(SHOWN), machine=machine,
         sentence=SENTENCES.get(
             kind := type(finished.model).__name__, f"A small {kind}, for demonstrations and tests."
         ),
@@ -103,8 +119,8 @@ def _tokens(spec: TokenSpec) -> str:
     if spec.scales is not None:
         return f"{full} tokens on {len(spec.scales)} scales, of which the last may be left out,"
     if any(axis.name == "row" for axis in spec.axes):
-        rows, columns = native_grid(spec)
-        return f"{rows} x {columns} tokens"
+        sides = [*native_grid(spec), *([spec.factors] if spec.factors > 1 else [])]
+        return f"{' x '.join(map(str, sides))} tokens"
     return f"any prefix of {full} tokens"
 
 

@@ -7,45 +7,20 @@ Letters: B batch, S image side, N tokens, C token size.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from tok_core.contract import Tokens, TrainingOutput
+from tok_core.gaussian_posterior import GaussianPosterior
 from vision_tok.titok_config import parse_config
 from vision_tok.titok_network import PROXY_LOGITS, TiTokNetwork
 
-LOG_VARIANCE = (-30.0, 20.0)
 NO_CODES = {
     "codebook_size": 0, "l2_normalize": False, "quantizer_options": None, "tail_drop": None,
 }  # fmt: skip
-
-
-class Posterior(NamedTuple):
-    """A diagonal Gaussian over the latents.
-
-    Attributes:
-        mean: (B, N, C).
-        log_variance: (B, N, C), within -30 to 20.
-    """
-
-    mean: Tensor
-    log_variance: Tensor
-
-    def sample(
-        self, noise: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Return ``mean + std * noise``; noise (B, N, C) is drawn where none is given."""
-        if noise is None:
-            noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return self.mean + (0.5 * self.log_variance).exp() * noise
-
-    def kl(self) -> Tensor:
-        """Return the divergence from the standard normal per token, (B, N)."""
-        terms = self.mean.square() + self.log_variance.exp() - 1 - self.log_variance
-        return 0.5 * terms.sum(-1)
 
 
 class TiTokKL(TiTokNetwork):
@@ -92,10 +67,9 @@ class TiTokKL(TiTokNetwork):
         self.kl_weight = kl_weight
         self.build(config, out_channels=2 * token_size)
 
-    def posterior(self, x: Tensor) -> Posterior:
-        """Return the Gaussian of pictures (B, 3, S, S) in [-1, 1], in float32."""
-        mean, log_variance = self.encode_latents(x).float().chunk(2, dim=-1)
-        return Posterior(mean, log_variance.clamp(*LOG_VARIANCE))
+    def posterior(self, x: Tensor) -> GaussianPosterior:
+        """Return the Gaussian (B, N, C) of pictures (B, 3, S, S) in [-1, 1], in float32."""
+        return GaussianPosterior.of(self.encode_latents(x), axis=-1)
 
     def latents(
         self, x: Tensor, *, sample: bool = False, generator: torch.Generator | None = None
