@@ -29,15 +29,18 @@ def factor_starts(vocabulary: Sequence[int]) -> Tensor:
 
 
 def factor_logits(
-    features: Tensor, weight: Tensor, vocabulary: Sequence[int], factor: int
-) -> Tensor:
+    features: Tensor, weight: Tensor, vocabulary: Sequence[int], factor: int,
+    bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Map features (..., W) to float32 logits (..., V) of one factor.
 
     Args:
         weight: (sum of the vocabulary, W), a head for all factors, one after the other.
+        bias: (sum of the vocabulary,) or None.
     """
     start = sum(vocabulary[:factor])
-    return fast_linear(features, weight[start : start + vocabulary[factor]]).float()
+    own = slice(start, start + vocabulary[factor])
+    return fast_linear(features, weight[own], None if bias is None else bias[own]).float()
 
 
 def padded_logits(parts: Sequence[Tensor]) -> Tensor:

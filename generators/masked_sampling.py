@@ -1,4 +1,6 @@
-"""MaskGIT's sampler: begin with masks alone, draw every code, keep the surest, mask the rest again.
+"""Samplers of masked generators: begin with masks alone, reveal some positions at every step.
+
+MaskGIT draws every code, keeps the surest and masks the rest again:
 
     masked codes --network--> guided logits --/ heat--> draw at temperature tau --> codes
     confidence = logit of the drawn code + tau Gumbel --> the least sure stay masked
@@ -8,14 +10,16 @@
 Adding tau Gumbel noise to all logits and taking the best code, as the paper says it, is drawing
 from softmax(logits / tau): one uniform number per code decides, so `TokenFilter` fits, and a sample
 depends on its own seed and condition alone.  Chang et al. 2022, arXiv 2202.04200; heat ("softmax
-temperature annealing") is TiTok's.  Letters: B samples, N positions, F factors, K codes of a
-factor, t step of T.
+temperature annealing") is TiTok's.  TokenBridge reveals positions in random orders, see
+`generators.token_bridge_run`.  Letters: B samples, N positions, F factors, K codes of a factor, t
+step of T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +29,8 @@ from generators.guidance import Guidance, guided
 from generators.mask_schedule import least_sure, masked_after
 from generators.maskgit import MaskGIT
 from generators.sampling import Choose, Watch, check_guidance, kept_codes, uniform_numbers
+from generators.token_bridge import TokenBridge
+from generators.token_bridge_run import TokenBridgeRun
 from generators.token_filter import TokenFilter, inverse_draw
 from tok_core.errors import ConfigError
 
@@ -32,15 +38,20 @@ from tok_core.errors import ConfigError
 Follow = Callable[[Tensor, Tensor], None]
 
 
+# Steps where none are given: the papers' own for MaskGIT, the fast setting of TokenBridge.
+MASKED_STEPS: dict[type, int] = {MaskGIT: 16, TokenBridge: 64}
+
+
 def sample_masked(
-    generator: MaskGIT,
+    generator: MaskGIT | TokenBridge,
     condition: Condition = UNCONDITIONAL,
     *,
     seeds: Sequence[int],
-    steps: int = 16,
+    steps: int | None = None,
     guidance: Guidance | None = None,
     token_filter: TokenFilter | None = None,
     annealing: bool = False,
+    orders: Tensor | None = None,
     given: Tensor | None = None,
     keep: Tensor | None = None,
     choose: Choose | None = None,
@@ -55,15 +66,20 @@ def sample_masked(
         condition: of every sample; see `Condition`.
         seeds: one whole number per sample; the same seed, condition and settings give the same
             codes in any batch (to rounding of the logits).
-        steps: T; more than N positions are of no use.
-        guidance: None is none. Half of a step's work is saved where its scale is 1.
-        token_filter: its temperature is that of the first step and falls to 0 on the last, for
-            codes and for confidences; None is 1.
-        annealing: divide logits by a heat that falls from 1.3 to 0.5.
+        steps: T; more than N positions are of no use. None is 16 for MaskGIT, 64 for TokenBridge,
+            which gains from up to N.
+        guidance: None is none. Half of a step's work is saved where its scale is 1. TokenBridge's
+            acts on features, and its schedule counts positions.
+        token_filter: for MaskGIT its temperature is that of the first step and falls to 0 on the
+            last, for codes and for confidences; None is 1.
+        annealing: divide MaskGIT's logits by a heat that falls from 1.3 to 0.5.
+        orders: int64 (B, N), in which TokenBridge reveals positions, the last entry first; None
+            draws them from the seeds.
         given: int64 (B, *axes) codes of which ``keep``, bool alike or (B, N), replace drawn ones
             when their position is revealed: teacher-forced resampling. The order in which
             positions are revealed stays that of what was drawn.
-        choose: draws codes in place of the seeds' numbers. watch: sees guided logits.
+        choose: draws codes in place of the seeds' numbers. watch: sees guided logits (B, n, K).
+            Both are told the positions, (N,) for MaskGIT, (B, n) for TokenBridge.
         follow: sees what is revealed at the start of each step.
         progress: wraps the steps, such as a progress bar.
 
@@ -71,8 +87,8 @@ def sample_masked(
         int64 (B, *axes of ``generator.spec``).
 
     Raises:
-        ConfigError: a condition that the generator cannot take, steps below 1, another kind of
-            generator. TokenError: codes to keep that do not fit.
+        ConfigError: a condition that the generator cannot take, steps below 1, an option of
+            another kind of generator. TokenError: codes to keep or orders that do not fit.
 
     Example:
         >>> from generators.masked_presets import PRESETS
@@ -81,15 +97,14 @@ def sample_masked(
         ... # doctest: +SKIP
     """
     guidance, token_filter = guidance or Guidance(), token_filter or TokenFilter()
-    _check(generator, steps)
     check_guidance(guidance, condition)
     with torch.inference_mode():
-        run = _Run(
-            generator, condition, seeds, steps=steps, guidance=guidance,
-            token_filter=token_filter, annealing=annealing,
+        run = _begun(
+            generator, condition, seeds, steps=steps, guidance=guidance, token_filter=token_filter,
+            annealing=annealing, orders=orders,
         )  # fmt: skip
         kept = kept_codes(generator, given, keep, run.codes)
-        numbers: Iterable[int] = range(steps)
+        numbers: Iterable[int] = range(run.steps)
         for step in numbers if progress is None else progress(numbers):
             if follow is not None:
                 follow(run.codes, run.masked)
@@ -98,18 +113,32 @@ def sample_masked(
     return generator.spec.from_sequence(run.codes.clone(), generator.sizes)
 
 
-def _check(generator: MaskGIT, steps: int) -> None:
-    if not isinstance(generator, MaskGIT):
+def _begun(
+    generator: MaskGIT | TokenBridge, condition: Condition, seeds: Sequence[int], *,
+    steps: int | None, annealing: bool, orders: Tensor | None, **settings: Any,
+) -> _Run | TokenBridgeRun:  # fmt: skip
+    """Return the run of a generator's kind, or refuse what does not go with it."""
+    if not isinstance(generator, tuple(MASKED_STEPS)):
         raise ConfigError(
-            f"a {type(generator).__name__} came in but only MaskGIT fills in masks; use "
-            "generators.sampling.sample."
+            f"a {type(generator).__name__} came in but only MaskGIT and TokenBridge fill in masks; "
+            "use generators.sampling.sample."
         )
+    bridge = isinstance(generator, TokenBridge)
+    if steps is None:
+        steps = MASKED_STEPS[TokenBridge if bridge else MaskGIT]
     if steps < 1:
         raise ConfigError(f"steps is {steps}; give at least 1.")
+    if annealing and bridge:
+        raise ConfigError("annealing is MaskGIT's; leave it out for a TokenBridge.")
+    if orders is not None and not bridge:
+        raise ConfigError("orders are TokenBridge's; MaskGIT reveals what it is surest of.")
+    if isinstance(generator, TokenBridge):
+        return TokenBridgeRun(generator, condition, seeds, steps=steps, orders=orders, **settings)
+    return _Run(generator, condition, seeds, steps=steps, annealing=annealing, **settings)
 
 
 class _Run:
-    """One generation: codes (B, N, F) and which positions are masked, bool (B, N)."""
+    """One generation of MaskGIT: codes (B, N, F) and which positions are masked, bool (B, N)."""
 
     def __init__(
         self, generator: MaskGIT, condition: Condition, seeds: Sequence[int], *, steps: int,

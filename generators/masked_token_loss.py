@@ -29,16 +29,18 @@ def masked_token_losses(
 
     Returns:
         ``loss/tokens``, the mean over factors; ``accuracy`` on masked positions, their ``masked``
-        share, and ``loss_per_position`` (N,) over masked samples (0 where nothing was masked).
+        share, ``loss_per_position`` (N,) over masked samples (0 where nothing was masked) and
+        ``loss_per_factor`` (F,) over masked positions.
     """
     each, right = torch.zeros_like(masked.float()), torch.zeros_like(masked.float())
+    seen, apart = masked.float(), []
     for factor, part in enumerate(logits):
         flat, targets = part.float().flatten(0, 1), codes[..., factor].flatten()
         loss = F.cross_entropy(flat, targets, reduction="none", label_smoothing=smoothing)
         each = each + loss.view_as(masked)
+        apart.append((loss.detach().view_as(masked) * seen).sum())
         right = right + (flat.argmax(dim=-1) == targets).view_as(masked)
     each, right = each / len(logits), right / len(logits)
-    seen = masked.float()
     weight = torch.where(masked, 1.0, unmasked_weight)
     # Nothing counts where nothing is masked and the weight of the rest is 0.
     losses = {"loss/tokens": (each * weight).sum() / weight.sum().clamp(min=1e-8)}
@@ -47,5 +49,6 @@ def masked_token_losses(
             "accuracy": (right * seen).sum() / seen.sum().clamp(min=1),
             "masked": seen.mean(),
             "loss_per_position": (each * seen).sum(0) / seen.sum(0).clamp(min=1),
+            "loss_per_factor": torch.stack(apart) / seen.sum().clamp(min=1),
         }
     return losses, statistics

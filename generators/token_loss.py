@@ -22,7 +22,8 @@ def token_losses(
 
     Returns:
         ``loss/tokens``, the mean over all codes of the items that count, and ``loss/z`` where it
-        has a weight; ``accuracy`` and ``loss_per_position`` (L,), the mean over items and factors.
+        has a weight; ``accuracy``, ``loss_per_position`` (L,), the mean over items and factors, and
+        ``loss_per_factor`` (F,).
     """
     each = F.cross_entropy(logits.flatten(0, 2), codes.flatten(), reduction="none").view_as(codes)
     share = torch.ones(len(codes), device=codes.device) if valid is None else valid.float()
@@ -36,5 +37,6 @@ def token_losses(
         statistics = {
             "accuracy": (right * weight).sum(),
             "loss_per_position": (each * weight).sum((0, 2)) * codes.shape[1],
+            "loss_per_factor": (each * weight).sum((0, 1)) * codes.shape[2],
         }
     return losses, statistics
