@@ -42,6 +42,12 @@ def load_config(
     Example:
         >>> load_config(ImageRun, "smoke.yaml", ["train.steps=3"])  # doctest: +SKIP
     """
+    values = read_overridden(path, overrides)
+    return from_mapping(cls, values, source=str(path) if path else "the config")
+
+
+def read_overridden(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe with what it extends and what overrides it, as a nested mapping, unchecked."""
     values: dict[str, Any] = {} if path is None else read_recipe(Path(path))
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -50,7 +56,7 @@ def load_config(
                 f"--set got {override!r}; write a key, '=' and a value, as in train.steps=100"
             )
         _set(values, key, _parse(text, f"--set {override}"))
-    return from_mapping(cls, values, source=str(path) if path else "the config")
+    return values
 
 
 def from_mapping(

@@ -51,12 +51,12 @@ def train(config: ImageRun, folder: Path, *, resume: bool = False) -> Path | Non
     Example:
         >>> train(load_config(ImageRun, "smoke.yaml"), Path("runs/smoke"))  # doctest: +SKIP
     """
-    return train_run(_sense(), config, folder, resume=resume)
+    return train_run(image_sense(), config, folder, resume=resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: return 0, 2 for a user's mistake (one sentence), 130 when interrupted."""
-    return command(_sense(), arguments)
+    return command(image_sense(), arguments)
 
 
 def check_model(config: ImageRun, model: Any) -> None:
@@ -70,7 +70,8 @@ def check_model(config: ImageRun, model: Any) -> None:
         )
 
 
-def _sense() -> Sense:
+def image_sense() -> Sense:
+    """Return what `tok_core.training.launch` needs to know of these trainings."""
     return Sense(
         program="vision_tok.train",
         description="Train an image tokenizer from a recipe.",

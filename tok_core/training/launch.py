@@ -6,9 +6,10 @@ A sense says what differs in one `Sense`; its ``train.py`` is that and its run c
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,8 @@ def command(sense: Sense, arguments: Sequence[str] | None = None) -> int:
 
     options = _parser(sense).parse_args(arguments)
     try:
-        config = load_config(sense.run, options.config, options.set)
-        if options.data is not None:
-            config = replace(config, data=replace(config.data, path=options.data))
+        data = [] if options.data is None else [f"data.path={json.dumps(options.data)}"]
+        config = load_config(sense.run, options.config, [*options.set, *data])
         folder = Path(options.out) if options.out else Path("runs") / config.name
         model = train_run(sense, config, folder, resume=options.resume)
     except TesseraError as error:
