@@ -50,9 +50,15 @@ def ours(sizes: dict[str, int], tokens: int, dtype: torch.dtype) -> LlamaGen:
 
 
 class Peer:
-    """transformers' Llama with a static cache and our guidance."""
+    """transformers' Llama with a static cache and our guidance.
 
-    def __init__(self, model: LlamaGen, sizes: dict[str, int], tokens: int) -> None:
+    Args:
+        model: ours, of the same sizes. compiled: through torch.compile with its own CUDA graphs.
+    """
+
+    def __init__(
+        self, model: LlamaGen, sizes: dict[str, int], tokens: int, *, compiled: bool = False
+    ) -> None:
         guard_torchaudio()
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -65,21 +71,34 @@ class Peer:
             attn_implementation="sdpa",
         )  # fmt: skip
         torch.manual_seed(0)
-        self.model = LlamaForCausalLM(config).eval().to(model.dtype)
+        with torch.device(model.device):
+            self.model = LlamaForCausalLM(config).eval().to(model.dtype)
+        self.later: Any = self.model
+        if compiled:
+            self.later = torch.compile(self.model, mode="reduce-overhead", fullgraph=True)
+        self.caches: dict[int, Any] = {}
 
     @torch.inference_mode()
-    def __call__(self, batch: int) -> torch.Tensor:
-        """Draw (batch, tokens) greedily."""
+    def __call__(self, batch: int, tokens: int | None = None) -> torch.Tensor:
+        """Draw (batch, tokens) greedily, all tokens unless a number is given."""
         from transformers import StaticCache
 
-        cache = StaticCache(config=self.model.config, max_cache_len=self.tokens + 1)
-        rows = torch.full((2 * batch, 1), self.codes + 1000)
-        rows[:batch] = self.codes + torch.arange(batch)[:, None]
+        if batch not in self.caches:
+            self.caches[batch] = StaticCache(
+                config=self.model.config, max_cache_len=self.tokens + 1
+            )
+        cache, device = self.caches[batch], self.model.device
+        cache.reset()
+        rows = torch.full((2 * batch, 1), self.codes + 1000, device=device)
+        rows[:batch] = self.codes + torch.arange(batch, device=device)[:, None]
+        positions = torch.arange(self.tokens, device=device)
         drawn = []
-        for step in range(self.tokens):
-            out = self.model(
+        for step in range(tokens or self.tokens):
+            # The first call makes the cache's tensors, which no compiled one can do.
+            forward = self.later if step else self.model
+            out = forward(
                 rows, past_key_values=cache, use_cache=True,
-                cache_position=torch.tensor([step]),
+                cache_position=positions[step : step + 1],
             )  # fmt: skip
             logits = out.logits[:, -1, : self.codes].float()
             conditional, unconditional = logits.split(batch)
@@ -89,11 +108,11 @@ class Peer:
         return torch.cat(drawn, 1)
 
 
-def draw(model: LlamaGen, batch: int) -> torch.Tensor:
+def draw(model: LlamaGen, batch: int, **options: Any) -> torch.Tensor:
     """Draw (batch, tokens) greedily."""
     return sample(
         model, Condition(labels=torch.arange(batch)), seeds=range(batch),
-        guidance=Guidance(scale=SCALE), token_filter=TokenFilter(temperature=0),
+        guidance=Guidance(scale=SCALE), token_filter=TokenFilter(temperature=0), **options,
     )  # fmt: skip
 
 

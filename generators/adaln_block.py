@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from generators.causal_attention import Cached, CausalAttention
-from generators.kv_cache import KeyValueCache
+from generators.causal_attention import CausalAttention
+from generators.kv_cache import KeyValueCache, LayerCache
 from tok_core.fast_linear import Linear
 from tok_core.transformer import Mlp
 
@@ -47,25 +47,33 @@ class AdaLNBlock(nn.Module):
         self.modulation = Linear(width, 6 * width)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Map (B, L, W) to (B, L, W) under (B, L, W) conditions, SiLU applied."""
-        return self.modulated(x, self.modulation(condition))
+    def forward(
+        self, x: Tensor, condition: Tensor | None, modulation: Tensor | None = None,
+        cached: LayerCache | None = None, mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Map (B, L, W) to (B, L, W).
 
-    def modulated(self, x: Tensor, modulation: Tensor, cached: Cached | None = None) -> Tensor:
-        """Map (B, L, W) to (B, L, W) with a modulation (B, L, 6 W) that was computed before."""
+        Args:
+            x: (B, L, W). condition: (B, L, W), SiLU applied; None where there is a modulation.
+            modulation: (B, L, 6 W) of the condition, computed before. cached, mask: see
+                `CausalAttention`.
+        """
+        if modulation is None:
+            modulation = self.modulation(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
         inner = torch.addcmul(shift, self.attention_norm(x), 1 + scale)
-        added = gate * self.attention(inner, cached=cached)
+        added = gate * self.attention(inner, mask=mask, cached=cached)
         x = x + F.dropout(added, self.dropout, self.training)
         inner = torch.addcmul(mlp_shift, self.mlp_norm(x), 1 + mlp_scale)
         return x + F.dropout(mlp_gate * self.mlp(inner), self.dropout, self.training)
 
 
 class AdaLNTrunk(nn.Module):
-    """A stack of blocks and a modulated norm without weights behind it.
+    """A stack of blocks and a modulated norm behind it, which has no weights of its own.
 
     Args:
         layers: number of blocks. width, heads, hidden, eps, dropout, attention_dropout: of each.
+        last_norm: an affine norm before the modulated one (TokenBridge).
 
     Example:
         >>> trunk = AdaLNTrunk(2, 32, heads=4, hidden=64)
@@ -75,7 +83,7 @@ class AdaLNTrunk(nn.Module):
 
     def __init__(
         self, layers: int, width: int, *, heads: int, hidden: int, eps: float = 1e-6,
-        dropout: float = 0.0, attention_dropout: float = 0.0,
+        dropout: float = 0.0, attention_dropout: float = 0.0, last_norm: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.heads, self.width, self.eps = heads, width, eps
@@ -86,6 +94,7 @@ class AdaLNTrunk(nn.Module):
             )
             for _ in range(layers)
         )  # fmt: skip
+        self.norm = nn.LayerNorm(width, eps=eps) if last_norm else nn.Identity()
         self.modulation = Linear(width, 2 * width)
         # diffusers' enable_gradient_checkpointing() finds and sets this attribute.
         self.gradient_checkpointing = False
@@ -111,10 +120,13 @@ class AdaLNTrunk(nn.Module):
         made = [block.modulation(condition) for block in self.stack]
         return [*made, self.modulation(condition)]
 
-    def step(self, x: Tensor, modulations: Sequence[Tensor], cache: KeyValueCache) -> Tensor:
+    def step(
+        self, x: Tensor, modulations: Sequence[Tensor], cache: KeyValueCache,
+        mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Map the next positions (B, L, W) to (B, L, W), extending the cache by them."""
-        for layer, block in enumerate(self.stack):
-            x = block.modulated(x, modulations[layer], Cached(cache, layer))
+        for block, made, cached in zip(self.stack, modulations[:-1], cache.layers(), strict=True):
+            x = block(x, None, made, cached, mask)
         cache.advance(x.shape[1])
         return self._final(x, modulations[-1])
 
@@ -129,6 +141,7 @@ class AdaLNTrunk(nn.Module):
     def _final(self, x: Tensor, modulation: Tensor) -> Tensor:
         # Scale before shift: RAR's published weights have them in the other order here.
         scale, shift = modulation.chunk(2, dim=-1)
+        x = self.norm(x)
         return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=self.eps), 1 + scale)
 
 

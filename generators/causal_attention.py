@@ -7,22 +7,13 @@ Letters: B rows, L positions, W width, H heads, D = W / H.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from generators.kv_cache import KeyValueCache
-from generators.rotary import rotated
+from generators.kv_cache import LayerCache
+from generators.rotary import Turns, rotated
 from tok_core.fast_linear import Linear
-
-
-class Cached(NamedTuple):
-    """Which layer of which cache an attention call reads and extends."""
-
-    cache: KeyValueCache
-    layer: int
 
 
 class CausalAttention(nn.Module):
@@ -40,7 +31,7 @@ class CausalAttention(nn.Module):
         dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.plain = heads, dropout, head_norm is None
         self.qkv = Linear(width, 3 * width, bias=bias)
         self.out = Linear(width, width, bias=bias)
         self.query_norm: nn.Module = nn.Identity()
@@ -50,26 +41,28 @@ class CausalAttention(nn.Module):
             self.key_norm = nn.LayerNorm(width // heads, eps=head_norm)
 
     def forward(
-        self, x: Tensor, *, rotation: Tensor | None = None, mask: Tensor | None = None,
-        cached: Cached | None = None,
+        self, x: Tensor, *, rotation: Turns | None = None, mask: Tensor | None = None,
+        cached: LayerCache | None = None,
     ) -> Tensor:  # fmt: skip
         """Map (B, L, W) to (B, L, W).
 
         Args:
             x: a whole sequence, or the new positions behind those of the cache.
-            rotation: (L, D / 2, 2) or (B, L, D / 2, 2) cosines and sines of these positions.
+            rotation: of these positions, as `generators.rotary.turns` gives it.
             mask: bool, broadcastable to (B, H, L, all positions), True where one may be seen; it
                 replaces the causal rule. None is causal.
-            cached: cache to extend.
+            cached: this layer's part of a cache, to extend.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
         query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
-            query, key = rotated(query, rotation), rotated(key, rotation)
+            both = qkv[:2] if self.plain else torch.stack((query, key))
+            query, key = rotated(both, rotation).unbind(0)
         if cached is not None:
-            key, value = cached.cache.append(cached.layer, key, value)
+            key, value = cached.extended(key, value)
         behind = key.shape[2] - length
         if mask is None and behind and length > 1:
             mask = torch.ones(length, key.shape[2], dtype=torch.bool, device=x.device).tril(behind)

@@ -11,12 +11,13 @@ vocabulary, R rows (B, or 2 B under guidance: the conditional half first), n pla
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
+from generators.steps import Step
 from tok_core.errors import ConfigError, TokenError
 from tok_core.model import Model
 from tok_core.token_spec import Axis, TokenSpec
@@ -77,6 +78,25 @@ class Session(Protocol):
         """Draw the codes of a step into ``codes``, int64 (B, L, F) in sequence order, in place."""
 
 
+class StaticSession(Protocol):
+    """A session whose steps have fixed shapes, so that they can be captured and used again.
+
+    Attributes:
+        steps: how many there are.
+    """
+
+    steps: int
+
+    def begin(self, condition: Condition) -> None:
+        """Start over with another condition, in the same memory."""
+
+    def prepare(self, step: int) -> Hashable:
+        """Do what a step needs of the host; steps that return equal things have equal shapes."""
+
+    def step(self, step: Step, codes: Tensor, draw: Draw) -> None:
+        """As `Session.step`; the first step as the number 0, later ones as a tensor."""
+
+
 class Settings(Protocol):
     """What every generator's checked options hold."""
 
@@ -98,10 +118,14 @@ class Generator(Model):
     Attributes:
         settings: the checked options of a subclass, ``spec`` and ``classes`` among them.
         consumes_values: whether it needs the tokenizer's tables, see `attach`.
+        no_decay: beginnings of the names of tables that weight decay leaves alone.
+        static_steps: whether there is a `static_session`.
     """
 
     settings: Settings
     consumes_values: ClassVar[bool] = False
+    no_decay: ClassVar[tuple[str, ...]] = ()
+    static_steps: ClassVar[bool] = False
 
     @property
     def spec(self) -> TokenSpec:
@@ -112,6 +136,11 @@ class Generator(Model):
     def classes(self) -> int:
         """Number of labels it was made for, 0 for none."""
         return self.settings.classes
+
+    @property
+    def captions(self) -> tuple[int, int] | None:
+        """(T, C) of the caption features it was made for, None for labels or nothing."""
+        return getattr(getattr(self, "condition", None), "caption_shape", None)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -125,6 +154,14 @@ class Generator(Model):
     def session(self, condition: Condition, *, batch: int, guided: bool) -> Session:
         """Begin a generation of ``batch`` samples, with rows for guidance or without."""
         raise TypeError(f"{type(self).__name__} does not define session")
+
+    def static_session(self, condition: Condition, *, batch: int, guided: bool) -> StaticSession:
+        """Begin a generation with steps of fixed shapes, where ``static_steps`` says there are."""
+        raise TypeError(f"{type(self).__name__} does not define static_session")
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Return whether weight decay applies: to all of two axes and more, but ``no_decay``."""
+        return parameter.ndim >= 2 and not name.startswith(self.no_decay)
 
     def attach(self, tokenizer: Any) -> None:
         """See the tokenizer before training or sampling; generators of values take its tables."""

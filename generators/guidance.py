@@ -89,13 +89,16 @@ def _share(guidance: Guidance, step: int, steps: int) -> float:
     return 1.0
 
 
-def guided(logits: Tensor, scale: float, batch: int) -> Tensor:
-    """Return float32 logits (B, ...) of rows (B, ...) or, conditional half first, (2 B, ...)."""
+def guided(logits: Tensor, scale: float | Tensor, batch: int) -> Tensor:
+    """Return float32 logits (B, ...) of rows (B, ...) or, conditional half first, (2 B, ...).
+
+    A scale of 1 gives exactly the conditional ones; as a tensor, float32 (), it is read where it
+    is.
+    """
     logits = logits.float()
     if len(logits) == batch:
         return logits
     conditional, unconditional = logits.split(batch)
-    # Exactly the conditional ones, without a detour through rounding.
-    if scale == 1.0:
+    if not isinstance(scale, Tensor) and scale == 1.0:
         return conditional
     return torch.lerp(unconditional, conditional, scale)

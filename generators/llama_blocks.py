@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from generators.causal_attention import Cached, CausalAttention
-from generators.kv_cache import KeyValueCache
+from generators.causal_attention import CausalAttention
+from generators.kv_cache import KeyValueCache, LayerCache
+from generators.rotary import Turns, turns
 from tok_core.fast_linear import Linear
 
 
@@ -32,7 +33,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., W) to (..., W)."""
-        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype) * self.weight
+        # Of the weight's type, as autocast may ask: the fused kernel takes no two types.
+        x = x.to(self.weight.dtype)
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -73,8 +76,8 @@ class LlamaBlock(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self, x: Tensor, rotation: Tensor | None, mask: Tensor | None = None,
-        cached: Cached | None = None,
+        self, x: Tensor, rotation: Turns | None, mask: Tensor | None = None,
+        cached: LayerCache | None = None,
     ) -> Tensor:  # fmt: skip
         """Map (B, L, W) to (B, L, W); arguments as in `CausalAttention`."""
         added = self.attention(
@@ -113,13 +116,18 @@ class LlamaTrunk(nn.Module):
         self, x: Tensor, rotation: Tensor | None, mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:  # fmt: skip
-        """Map (B, L, W) to (B, L, W), extending the cache by L positions where one is given."""
-        for layer, block in enumerate(self.blocks):
-            cached = None if cache is None else Cached(cache, layer)
+        """Map (B, L, W) to (B, L, W), extending the cache by L positions where one is given.
+
+        ``rotation`` is (L, D / 2, 2) or (B, L, D / 2, 2), cosines and sines of these positions.
+        """
+        spread = None if rotation is None else turns(rotation)
+        nothing: list[LayerCache | None] = [None] * len(self.blocks)
+        layers = nothing if cache is None else cache.layers()
+        for block, cached in zip(self.blocks, layers, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, mask, cached, use_reentrant=False)
+                x = checkpoint(block, x, spread, mask, cached, use_reentrant=False)
             else:
-                x = block(x, rotation, mask, cached)
+                x = block(x, spread, mask, cached)
         if cache is not None:
             cache.advance(x.shape[1])
         return self.norm(x)

@@ -9,7 +9,7 @@ one after the other.
 
 Sun et al. 2024, arXiv 2406.06525; Ma et al. 2025, arXiv 2504.17789.  Letters: B batch, T condition
 positions, L token positions, F factors, C windows, S slots of a window, W width, V codes of a
-factor, R rows (B or 2 B).
+factor.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from torch.nn import functional as F
 
 from generators.causal_head import CausalHead
 from generators.condition_embedding import ConditionEmbedding, caption_attention
-from generators.contract import UNCONDITIONAL, Condition, Draw, Generator, GeneratorOutput
+from generators.contract import UNCONDITIONAL, Condition, Generator, GeneratorOutput
 from generators.device_tables import DeviceTables
 from generators.factors import factor_logits, padded_logits
 from generators.llama_blocks import LlamaTrunk
 from generators.llamagen_config import LlamaGenConfig, parse_llamagen_config
+from generators.llamagen_session import LlamaGenSession, StaticLlamaGenSession
 from generators.token_loss import token_losses
-from generators.token_shuffle import Fuse, ResidualMlp, Unfuse, shuffled, unshuffled
+from generators.token_shuffle import Fuse, Unfuse, shuffled, unshuffled
 from tok_core.errors import ConfigError
 from tok_core.fast_linear import Linear
 from tok_core.official_source import OfficialSource
@@ -45,7 +46,8 @@ class LlamaGen(OfficialSource, Generator):
         classes: number of labels, 0 for none. caption_width: C of caption features instead of
             labels, ``caption_length`` of them.
         window: s of Token-Shuffle. shuffle_blocks: its residual MLPs.
-        slot_head: ``parallel``, or ``causal``: codes of a window or position see each other.
+        slot_head: ``parallel``, or ``causal``: codes of a window or position see each other;
+            ``dimension_wise`` is TokenBridge's form of it, see `CausalHead`.
         dropout, condition_dropout: in training. norm_eps, rope_base: of the trunk.
         z_loss: weight of the squared logsumexp, 1e-5 where logits grow.
         code_hash: of the tokenizer whose tokens it was trained on.
@@ -60,7 +62,10 @@ class LlamaGen(OfficialSource, Generator):
     """
 
     settings: LlamaGenConfig
+    static_steps = True
     _supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaBlock"]  # sharded as one
+    _repeated_blocks = ["LlamaBlock"]  # for diffusers' compile_repeated_blocks()
     official_importer = "generators.import_llamagen:import_llamagen"
 
     @register_to_config
@@ -103,9 +108,12 @@ class LlamaGen(OfficialSource, Generator):
         self.fuse = Fuse(width, slots, shuffle_blocks) if slots > 1 else None
         self.unfuse = Unfuse(width, slots, shuffle_blocks) if slots > 1 else None
         inner = slots * len(sizes)
-        self.head = (
-            CausalHead(width, inner, sizes * slots) if slot_head == "causal" and inner > 1 else None
-        )
+        self.head: CausalHead | None = None
+        if slot_head != "parallel" and inner > 1:
+            blocks = "llama" if slot_head == "causal" else "adaln"
+            self.head = CausalHead(
+                width, inner, sizes * slots, blocks=blocks, first_input="stepped"
+            )
         self._tables = DeviceTables(config.tables)
         self._reset()
 
@@ -116,10 +124,10 @@ class LlamaGen(OfficialSource, Generator):
                 nn.init.normal_(part.weight, std=0.02)
         for part in (self.fuse, self.unfuse):
             if part is not None:
-                for block in part.modules():
-                    if isinstance(block, ResidualMlp):
-                        block.reset()
+                part.reset()
         nn.init.zeros_(self.output.weight)
+        if self.settings.slot_head == "dimension_wise" and self.head is not None:
+            self.head.reset()
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -214,68 +222,8 @@ class LlamaGen(OfficialSource, Generator):
         """Begin a generation; see `generators.sampling.sample`."""
         return LlamaGenSession(self, condition, batch=batch, guided=guided)
 
-
-class LlamaGenSession:
-    """The state of one generation: a cache, and which window is next.
-
-    Args:
-        model: in eval mode. condition: of every sample. batch: B. guided: run null rows, too.
-    """
-
-    def __init__(
-        self, model: LlamaGen, condition: Condition, *, batch: int, guided: bool
-    ) -> None:
-        config: LlamaGenConfig = model.settings
-        self.model, self.rows = model, 2 * batch if guided else batch
-        self.tables = model.tables
-        self.steps = len(self.tables["windows"])
-        condition = model.condition.checked(condition, batch)
-        prefix = model.condition(condition, batch)
-        mask = condition.mask
-        if guided:
-            prefix = torch.cat((prefix, model.condition.null(batch)))
-            # The null rows see what the captions' padding leaves, as the released code has it.
-            mask = None if mask is None else mask.repeat(2, 1)
-        self.prefix = prefix.to(model.tokens.weight.dtype)
-        self.mask = None if mask is None or bool(mask.all()) else mask
-        self.cache = model.trunk.cache(self.rows, config.prefix + self.steps - 1)
-
-    def step(self, step: int, codes: Tensor, draw: Draw) -> None:
-        """Draw the codes of window ``step`` into codes (B, L, F), in place."""
-        model = self.model
-        hidden = self._next(step, codes)
-        places = self.tables["windows"][step]
-        slots = model._slots(hidden)[:, 0]
-        if model.head is None:
-            for factor in range(codes.shape[-1]):
-                codes[:, places, factor] = draw(model.factor_logits(slots, factor), places, factor)
-            return
-        cache, before = model.head.cache(self.rows), None
-        for slot, place in enumerate(places.tolist()):
-            for factor in range(codes.shape[-1]):
-                features = model.head.step(slots[:, slot], before, cache)
-                logits = model.factor_logits(features[:, None], factor)
-                drawn = draw(logits, places[slot : slot + 1], factor)[:, 0]
-                codes[:, place, factor] = drawn
-                before = drawn if self.rows == len(drawn) else drawn.repeat(2)
-
-    def _next(self, step: int, codes: Tensor) -> Tensor:
-        """Return features (R, 1, W) of the window to draw."""
-        model = self.model
-        if not step:
-            x = self.prefix
-        else:
-            x = model._fused(codes[:, self.tables["windows"][step - 1]][:, None])
-            x = x if self.rows == len(codes) else x.repeat(2, 1, 1)
-        start = self.cache.length
-        rotation = self.tables["rotation"][start : start + x.shape[1]]
-        hidden = model.trunk(x, rotation, self._seen(x.shape[1]), self.cache)
-        return hidden[:, -1:]
-
-    def _seen(self, count: int) -> Tensor | None:
-        """Return what ``count`` new positions may see, None where nothing is padded."""
-        if self.mask is None:
-            return None
-        end = self.cache.length + count
-        seen = caption_attention(self.mask, end)
-        return None if seen is None else seen[:, :, -count:]
+    def static_session(
+        self, condition: Condition, *, batch: int, guided: bool
+    ) -> StaticLlamaGenSession:
+        """Begin a generation with steps of fixed shapes."""
+        return StaticLlamaGenSession(self, condition, batch=batch, guided=guided)

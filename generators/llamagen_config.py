@@ -17,7 +17,7 @@ from generators.token_shuffle import grid_windows, time_windows
 from tok_core.errors import ConfigError
 from tok_core.token_spec import TokenSpec
 
-SLOT_HEADS = ("parallel", "causal")
+SLOT_HEADS = ("parallel", "causal", "dimension_wise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class LlamaGenConfig:
         classes: number of labels. caption_width, caption_length: of captions.
         window: s of Token-Shuffle. shuffle_blocks: residual MLPs on either side.
         slot_head: ``parallel`` draws the codes of a window independently, ``causal`` one after the
-            other; so for the factors of a position.
+            other; so for the factors of a position; so does ``dimension_wise``, with TokenBridge's
+            blocks.
         dropout: of token embeddings and branches. condition_dropout: chance of null conditions.
         eps: of norms. rope_base: of rotary positions. z_loss: weight of logsumexp squared.
     """
@@ -127,7 +128,7 @@ def parse_llamagen_config(values: Mapping[str, Any]) -> LlamaGenConfig:
         raise ConfigError(f"width {width} is no multiple of {heads} heads; choose others.")
     if values["slot_head"] not in SLOT_HEADS:
         raise ConfigError(
-            f"slot_head is '{values['slot_head']}'; legal are {' and '.join(SLOT_HEADS)}."
+            f"slot_head is '{values['slot_head']}'; legal are {', '.join(SLOT_HEADS)}."
         )
     if values["classes"] and values["caption_width"] is not None:
         raise ConfigError("classes and caption_width exclude each other; leave one out.")

@@ -59,6 +59,10 @@ class MaskGIT(OfficialSource, Generator):
 
     settings: MaskGITConfig
     _supports_gradient_checkpointing = True
+    _no_split_modules = ["BertBlock", "UViTBlock"]  # sharded as one
+    no_decay = (
+        "token_embedding.", "condition.", "trunk.position_embedding", "trunk.type_embedding",
+    )  # fmt: skip
     official_importer = "generators.import_maskgit:import_maskgit"
 
     @register_to_config
@@ -100,8 +104,6 @@ class MaskGIT(OfficialSource, Generator):
                 nn.init.normal_(part.weight, std=0.02)
             if isinstance(part, nn.Linear) and part.bias is not None:
                 nn.init.zeros_(part.bias)
-
-    # -- what it is ------------------------------------------------------------------------------
 
     # -- training --------------------------------------------------------------------------------
 

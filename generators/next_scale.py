@@ -88,6 +88,8 @@ class NextScale(Generator):
     settings: NextScaleConfig
     consumes_values = True
     _supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaBlock"]  # sharded as one
+    no_decay = ("condition.", "places", "levels")
 
     @register_to_config
     def __init__(

@@ -28,7 +28,7 @@ from generators.device_tables import DeviceTables
 from generators.factors import padded_logits
 from generators.random_order import check_orders, permuted, random_orders, restored
 from generators.rar_config import RARConfig, parse_rar_config
-from generators.rar_session import RARSession
+from generators.rar_session import RARSession, StaticRARSession
 from generators.token_loss import token_losses
 from tok_core.errors import TokenError
 from tok_core.fast_linear import Linear
@@ -63,7 +63,14 @@ class RAR(OfficialSource, Generator):
     """
 
     settings: RARConfig
+    static_steps = True
     _supports_gradient_checkpointing = True
+    _no_split_modules = ["AdaLNBlock"]  # sharded as one
+    _repeated_blocks = ["AdaLNBlock"]  # for diffusers' compile_repeated_blocks()
+    # The official rule goes by parts of names: "embed", and "ln", which the last adaLN's name has.
+    no_decay = (
+        "tokens.", "condition.", "positions", "slots", "target_positions", "trunk.modulation.",
+    )  # fmt: skip
     official_importer = "generators.import_rar:import_rar"
 
     @register_to_config
@@ -118,6 +125,10 @@ class RAR(OfficialSource, Generator):
     def tables(self) -> Mapping[str, Tensor]:
         """Constant tables, see `RARConfig.tables`."""
         return self._tables.on(self.start.device)
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """As every generator's; the start decays, too, which has more axes in published files."""
+        return name == "start" or super().decays(name, parameter)
 
     # -- training --------------------------------------------------------------------------------
 
@@ -181,6 +192,12 @@ class RAR(OfficialSource, Generator):
             ConfigError: labels it cannot take.
         """
         return RARSession(self, condition, batch=batch, guided=guided)
+
+    def static_session(
+        self, condition: Condition, *, batch: int, guided: bool
+    ) -> StaticRARSession:
+        """Begin a generation with steps of fixed shapes."""
+        return StaticRARSession(self, condition, batch=batch, guided=guided)
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ positions, D head width, T prefix positions.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -57,12 +59,27 @@ def with_prefix(table: Tensor, count: int) -> Tensor:
     return torch.cat((table.new_zeros(count, *table.shape[1:]), table))
 
 
-def rotated(x: Tensor, table: Tensor) -> Tensor:
-    """Turn (B, H, L, D) by a table (L, D / 2, 2) or (B, L, D / 2, 2), in float32."""
-    if table.dim() == 4:
-        table = table[:, None]
-    pairs = x.float().unflatten(-1, (-1, 2))
-    cosine, sine = table[..., 0], table[..., 1]
-    even, odd = pairs[..., 0], pairs[..., 1]
-    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+class Turns(NamedTuple):
+    """A table spread over whole heads, (L, D) each, or (B, 1, L, D): what `rotated` takes.
+
+    Attributes:
+        cosine: of every entry. sine: that its partner is multiplied by, with its sign.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+
+def turns(table: Tensor) -> Turns:
+    """Spread a table (L, D / 2, 2) or (B, L, D / 2, 2), once for all layers."""
+    cosine, sine = (table[:, None] if table.dim() == 4 else table).unbind(-1)
+    return Turns(
+        torch.stack((cosine, cosine), -1).flatten(-2), torch.stack((-sine, sine), -1).flatten(-2)
+    )
+
+
+def rotated(x: Tensor, turns: Turns) -> Tensor:
+    """Turn (..., B, H, L, D), in float32."""
+    wide = x.float()
+    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(wide * turns.cosine, swapped, turns.sine).to(x.dtype)

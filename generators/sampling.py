@@ -11,54 +11,17 @@ positions, F factors, V vocabulary, n places of a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
-from generators.contract import UNCONDITIONAL, Condition, Generator
-from generators.guidance import Guidance, guided
-from generators.token_filter import TokenFilter, inverse_draw
+from generators.contract import UNCONDITIONAL, Condition, Generator, Session
+from generators.guidance import Guidance
+from generators.seeded_draw import Choose, SeededDraw, Watch
+from generators.static_steps import StaticSteps, can_capture, is_compiled, kept_steps
+from generators.token_filter import TokenFilter
 from tok_core.errors import ConfigError, TokenError
-
-# Probabilities (B, n, V), positions (n,) and the factor to codes (B, n).
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-# Sees guided logits (B, n, V), positions (n,) and the factor.
-Watch = Callable[[Tensor, Tensor, int], None]
-
-
-class SeededDraw:
-    """What `Generator.session` calls for codes; see `generators.contract.Draw`.
-
-    Args:
-        uniform: (B, L, F) in [0, 1), what decides. guidance, token_filter: see there.
-        steps: of the session.
-        given: int64 (B, L, F) codes that may be kept, and ``keep``, bool alike, which are.
-        choose: replaces ``uniform``. watch: sees every distribution.
-    """
-
-    def __init__(
-        self, uniform: Tensor, guidance: Guidance, token_filter: TokenFilter, *, steps: int,
-        given: Tensor | None = None, keep: Tensor | None = None, choose: Choose | None = None,
-        watch: Watch | None = None,
-    ) -> None:  # fmt: skip
-        self.uniform, self.guidance, self.token_filter = uniform, guidance, token_filter
-        self.given, self.keep, self.watch = given, keep, watch
-        self.choose = choose or self._by_number
-        self.step, self.steps = 0, steps
-
-    def __call__(self, logits: Tensor, places: Tensor, factor: int = 0) -> Tensor:
-        """Return int64 (B, n) for logits (R, n, V) at sequence positions (n,) of one factor."""
-        scale = self.guidance.at(self.step, self.steps)
-        logits = guided(logits, scale, len(self.uniform))
-        if self.watch is not None:
-            self.watch(logits, places, factor)
-        codes = self.choose(self.token_filter.probabilities(logits), places, factor)
-        if self.keep is None or self.given is None:
-            return codes
-        return torch.where(self.keep[:, places, factor], self.given[:, places, factor], codes)
-
-    def _by_number(self, probabilities: Tensor, places: Tensor, factor: int) -> Tensor:
-        return inverse_draw(probabilities, self.uniform[:, places, factor])
 
 
 def sample(
@@ -73,6 +36,7 @@ def sample(
     choose: Choose | None = None,
     watch: Watch | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+    static: bool | None = None,
 ) -> Tensor:
     """Draw codes, one sample per seed.
 
@@ -87,13 +51,16 @@ def sample(
             same.
         choose: draws codes in place of the seeds' numbers. watch: sees guided logits.
         progress: wraps the steps, such as a progress bar.
+        static: whether steps have fixed shapes, see `generators.static_steps`; None where that
+            pays: on CUDA, and wherever the generator's blocks are compiled. The codes are the same,
+            to rounding of the logits.
 
     Returns:
         int64 (B, *axes of ``generator.spec``).
 
     Raises:
-        ConfigError: a condition that the generator cannot take. TokenError: codes to keep that do
-            not fit.
+        ConfigError: a condition that the generator cannot take, static steps of a generator that
+            has none. TokenError: codes to keep that do not fit.
 
     Example:
         >>> codes = sample(generator, Condition(labels=torch.tensor([3, 3])), seeds=[0, 1])
@@ -106,16 +73,46 @@ def sample(
     codes = torch.zeros(len(seeds), *shape, dtype=torch.int64, device=generator.device)
     uniform = uniform_numbers(seeds, tuple(shape)).to(codes.device)
     kept = kept_codes(generator, given, keep, codes)
-    with torch.inference_mode():
-        session = generator.session(condition, batch=len(seeds), guided=guidance.active)
-        draw = SeededDraw(
-            uniform, guidance, token_filter, steps=session.steps, choose=choose, watch=watch, **kept
+    capture = choose is None and watch is None and can_capture(generator)
+    if static is None:
+        static = generator.static_steps and (capture or is_compiled(generator))
+
+    def draw(steps: int) -> SeededDraw:
+        return SeededDraw(
+            uniform, guidance, token_filter, steps=steps, choose=choose, watch=watch, **kept
         )
-        steps: Iterable[int] = range(session.steps)
+
+    with torch.inference_mode(), ExitStack() as stack:
+        run: StaticSteps | CountedSteps
+        if static:
+            run = stack.enter_context(kept_steps(
+                generator, condition, draw, codes, guided=guidance.active, capture=capture,
+                decided_by=(token_filter, keep is None),
+            ))  # fmt: skip
+        else:
+            session = generator.session(condition, batch=len(seeds), guided=guidance.active)
+            run = CountedSteps(session, draw(session.steps), codes)
+        steps: Iterable[int] = range(run.steps)
         for step in steps if progress is None else progress(steps):
-            draw.step = step
-            session.step(step, codes, draw)
+            run(step)
+        codes.copy_(run.codes)
     return spec.from_sequence(codes, axes)
+
+
+class CountedSteps:
+    """Steps of a session one by one, each reading just what there is.
+
+    Args:
+        session: of a condition. draw: for its codes. codes: int64 (B, L, F), filled in place.
+    """
+
+    def __init__(self, session: Session, draw: SeededDraw, codes: Tensor) -> None:
+        self.session, self.draw, self.codes, self.steps = session, draw, codes, session.steps
+
+    def __call__(self, step: int) -> None:
+        """Draw the codes of a step; steps come in order, from 0."""
+        self.draw.step = step
+        self.session.step(step, self.codes, self.draw)
 
 
 def check_guidance(guidance: Guidance, condition: Condition) -> None:

@@ -66,6 +66,13 @@ class TokenFilter:
             logits = logits.masked_fill(over.scatter(-1, order, over), NEVER)
         return logits.softmax(dim=-1)
 
+    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Draw codes, int64 (...), for logits (..., V) and numbers (...) in [0, 1) that decide."""
+        # One code of probability 1 needs no sums.
+        if not self.temperature:
+            return logits.argmax(dim=-1)
+        return inverse_draw(self.probabilities(logits), uniform)
+
 
 def inverse_draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Draw codes by inverse transform: the same numbers in give the same codes on every device.
@@ -76,9 +83,9 @@ def inverse_draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         int64 (...), never a code of probability 0.
     """
-    sums = probabilities.double().cumsum(dim=-1)
-    aim = uniform.double()[..., None] * sums[..., -1:]
-    index = torch.searchsorted(sums, aim, right=True)[..., 0]
+    sums = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    whole = sums[..., -1:]
+    aim = uniform.double()[..., None] * whole
     # Rounding may leave the aim at the whole sum, behind the last code that can be drawn.
-    last = probabilities.shape[-1] - 1 - (probabilities.flip(-1) > 0).int().argmax(dim=-1)
-    return torch.minimum(index, last)
+    aim = torch.minimum(aim, torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(sums, aim, right=True)[..., 0]

@@ -104,3 +104,113 @@ def test_distribution_distance() -> None:
         return float(metric.compute()["frechet/procedural-v1"])
 
     assert distance("cuda") == pytest.approx(distance("cpu"), rel=2e-3)
+
+
+# -- generators ----------------------------------------------------------------------------------
+
+SEEDS = [5, 6, 7]
+
+
+def generator(kind: str) -> Any:
+    from generators.llamagen import LlamaGen
+    from generators.rar import RAR
+    from tok_core.token_spec import Axis, TokenSpec
+
+    axes = tuple(Axis(name=name, size=16, minimum=16) for name in ("row", "column"))
+    spec = TokenSpec(modality="image", axes=axes, vocabulary=(64,)).to_json()
+    sizes: dict[str, Any] = {"width": 64, "layers": 3, "heads": 2, "classes": 5}
+    torch.manual_seed(0)
+    made: Any = {
+        "plain": lambda: LlamaGen(spec, **sizes),
+        "windows": lambda: LlamaGen(spec, window=2, **sizes),
+        "windows, causal": lambda: LlamaGen(spec, window=2, slot_head="causal", **sizes),
+        "RAR": lambda: RAR(spec, **sizes),
+    }[kind]()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made.eval().cuda()
+
+
+def drawn(network: Any, labels: list[int], seeds: list[int], **options: Any) -> torch.Tensor:
+    from generators.contract import Condition
+    from generators.guidance import Guidance
+    from generators.sampling import sample
+    from generators.token_filter import TokenFilter
+
+    codes = sample(
+        network, Condition(labels=torch.tensor(labels)), seeds=seeds,
+        guidance=Guidance(scale=2.0, schedule="half_linear"), token_filter=TokenFilter(top_k=40),
+        **options,
+    )  # fmt: skip
+    network.spec.check(codes)
+    return codes
+
+
+def graphs_of(network: Any) -> dict[Any, Any]:
+    steps = network.__dict__["_kept_steps"].steps
+    assert steps.capture
+    return steps._graphs
+
+
+KINDS = ["plain", "windows", "windows, causal", "RAR"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_draw_the_same_codes(kind: str) -> None:
+    network = generator(kind)
+    for labels, seeds in (([0, 4, 2], SEEDS), ([1, 1, 3], [1, 2, 3]), ([0, 4, 2], SEEDS)):
+        codes = drawn(network, labels, seeds)
+        assert torch.equal(codes, drawn(network, labels, seeds, static=False))
+    assert len(graphs_of(network)) >= 2
+    # Graphs read the weights where they are, and are made anew where those have moved.
+    before = graphs_of(network)
+    with torch.no_grad():
+        network.output.weight.mul_(-1)
+    other = drawn(network, [0, 4, 2], SEEDS)
+    assert graphs_of(network) is before and not torch.equal(other, codes)
+    assert torch.equal(other, drawn(network, [0, 4, 2], SEEDS, static=False))
+    network.output.weight = torch.nn.Parameter(-network.output.weight.detach())
+    assert torch.equal(drawn(network, [0, 4, 2], SEEDS), codes)
+    assert graphs_of(network) is not before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_on_the_gpu_does_not_depend_on_its_batch(kind: str) -> None:
+    network = generator(kind)
+    together = drawn(network, [0, 4, 2], SEEDS)
+    for i, (label, seed) in enumerate(zip([0, 4, 2], SEEDS, strict=True)):
+        same = drawn(network, [label], [seed])[0] == together[i]
+        # Products of other sizes round otherwise, and one other code changes all behind it.
+        assert same.flatten()[:16].all() and same.float().mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generators_in_bfloat16(kind: str) -> None:
+    network = generator(kind).to(torch.bfloat16)
+    keep = torch.rand(3, 256, generator=torch.Generator().manual_seed(0)) < 0.5
+    given = drawn(network, [1, 2, 3], [1, 2, 3])
+    for _ in range(3):
+        codes = drawn(network, [0, 4, 2], SEEDS, given=given, keep=keep)
+        kept = keep.view(3, 16, 16).cuda()
+        assert torch.equal(codes[kept], given[kept]) and not torch.equal(codes, given)
+    assert graphs_of(network)
+
+
+def test_no_graphs_under_autocast() -> None:
+    network = generator("plain")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        drawn(network, [0, 4, 2], SEEDS)
+    assert "_kept_steps" not in network.__dict__
+
+
+@pytest.mark.parametrize("kind", ["plain", "RAR"])
+def test_compiled_graphs(kind: str) -> None:
+    network = generator(kind)
+    codes = drawn(network, [0, 4, 2], SEEDS)
+    torch._dynamo.reset()
+    network.compile_repeated_blocks(dynamic=True)
+    for _ in range(3):
+        again = drawn(network, [0, 4, 2], SEEDS)
+        assert (again == codes).flatten(1)[:, :16].all() and (again == codes).float().mean() > 0.5
+    assert graphs_of(network)

@@ -2,8 +2,9 @@
 
 The same float32 product runs at very different speeds through different libraries: on an AMD
 machine `F.linear` (MKL) reached 215 GFLOP/s and a 1x1 convolution over the same memory (oneDNN)
-490, on an Intel machine MKL was already at its peak; with two rows `W @ x.T` streams weights four
-times faster than `F.linear`.  Which one wins is measured once per process and size, never assumed.
+490, on an Intel machine MKL was already at its peak; with two rows `W @ x.T`, or a product for each
+of them, streams weights several times faster than `F.linear`.  Which one wins is measured once per
+process and size, never assumed.
 
 Letters: M rows of the product, K features in, N features out.
 """
@@ -21,11 +22,15 @@ from torch.nn import functional as F
 SMALLEST_MEASURED = 1 << 22
 # `W @ x.T` pays only while the weights, not the arithmetic, are what has to move.
 FEW_ROWS = 16
+# A product per row pays for a guided pair, and rarely for more.
+PAIR = 3
 # There even a megabyte of weights takes longer to read than a choice to look up.
 SMALLEST_STREAMED = 1 << 18
 # A form must beat F.linear by this factor, so that noise does not move the choice.
 CLEAR_WIN = 1.05
 REPEATS = 3
+# Read between repeats of few rows: in a model all other weights come before the same ones again.
+BETWEEN = 1 << 24
 
 Form = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Key = tuple[int, int, int, torch.dtype, int]
@@ -48,17 +53,25 @@ def _as_transposed(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out if bias is None else out + bias
 
 
+def _as_vectors(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # The second row finds the weights where the first has brought them, in the cache.
+    return torch.cat([F.linear(row, weight, bias) for row in rows.split(1)])
+
+
 FORMS: dict[str, Form] = {
     "linear": _as_linear,
     "convolution": _as_convolution,
     "transposed": _as_transposed,
+    "vectors": _as_vectors,
 }
 _chosen: dict[Key, str] = {}
 _held: str | None = None  # the form of every product while it holds; nothing is measured
 
 
 def _candidates(rows: int) -> tuple[str, ...]:
-    return ("linear", "transposed") if rows <= FEW_ROWS else ("linear", "convolution")
+    if rows > FEW_ROWS:
+        return ("linear", "convolution")
+    return ("linear", "transposed", "vectors") if 1 < rows <= PAIR else ("linear", "transposed")
 
 
 def measured_choices() -> dict[Key, str]:
@@ -93,15 +106,19 @@ def _best_form(rows: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.d
     # Neighbouring sizes share one measurement: the bucket is the power of two at or below M.
     key = (m.bit_length(), k, weight.shape[0], dtype, torch.get_num_threads())
     if key not in _chosen:
-        seconds = {name: _seconds(name, rows, weight, bias) for name in _candidates(m)}
+        between = torch.ones(BETWEEN if m <= FEW_ROWS else 0)
+        seconds = {name: _seconds(name, rows, weight, bias, between) for name in _candidates(m)}
         best = min(seconds, key=seconds.__getitem__)
         _chosen[key] = best if seconds["linear"] > CLEAR_WIN * seconds[best] else "linear"
     return _chosen[key]
 
 
-def _seconds(name: str, rows: Tensor, weight: Tensor, bias: Tensor | None) -> float:
+def _seconds(
+    name: str, rows: Tensor, weight: Tensor, bias: Tensor | None, between: Tensor
+) -> float:
     form, best = FORMS[name], float("inf")
     for _ in range(REPEATS + 1):  # the first call also prepares the kernel; it never is the best
+        between.sum()
         start = time.perf_counter()
         form(rows, weight, bias)
         best = min(best, time.perf_counter() - start)

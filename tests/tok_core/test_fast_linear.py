@@ -55,6 +55,29 @@ def test_the_measured_winner_runs_and_is_measured_once(
     module.forget_choices()
 
 
+def test_few_rows_choose_among_their_own_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: dict[int, list[str]] = {}
+
+    def seconds(name: str, rows: torch.Tensor, *args: object) -> float:
+        timed.setdefault(len(rows), []).append(name)
+        return 0.5 if name == "vectors" else 1.0
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    module.forget_choices()
+    layer = Linear(512, 1024)
+    with torch.no_grad():
+        for rows in (1, 2, 16):
+            x = torch.randn(rows, 512)
+            expected = nn.functional.linear(x, layer.weight, layer.bias)
+            assert torch.allclose(layer(x), expected, atol=1e-5)
+    assert timed == {
+        1: ["linear", "transposed"], 2: ["linear", "transposed", "vectors"],
+        16: ["linear", "transposed"],
+    }  # fmt: skip
+    assert list(module.measured_choices().values()) == ["linear", "vectors", "linear"]
+    module.forget_choices()
+
+
 def test_a_held_form_runs_without_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds(name: str, *args: object) -> float:
         raise AssertionError("measured")
