@@ -109,6 +109,10 @@ class Fuse(nn.Module):
         self.compress = Linear(width, width // slots, bias=False)
         self.blocks = nn.ModuleList(ResidualMlp(width) for _ in range(blocks))
 
+    def reset(self) -> None:
+        """Begin as a plain compression that keeps the size of its input."""
+        _keep_size(self.compress, self.blocks)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compress every token, put a window's tokens side by side, mix."""
         x = self.compress(x).flatten(-2)
@@ -131,11 +135,24 @@ class Unfuse(nn.Module):
         self.blocks = nn.ModuleList(ResidualMlp(width) for _ in range(blocks))
         self.expand = Linear(width // slots, width, bias=False)
 
+    def reset(self) -> None:
+        """Begin as a plain expansion that keeps the size of its input."""
+        _keep_size(self.expand, self.blocks)
+
     def forward(self, x: Tensor) -> Tensor:
         """Mix, split into slots, expand every slot."""
         for block in self.blocks:
             x = block(x)
         return self.expand(x.unflatten(-1, (self.slots, -1)))
+
+
+def _keep_size(linear: nn.Linear, blocks: nn.ModuleList) -> None:
+    # At a trunk's 0.02, features of a seventh of their size would reach the output, which then
+    # learns a seventh as fast.
+    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    for block in blocks:
+        assert isinstance(block, ResidualMlp)
+        block.reset()
 
 
 def _check_width(width: int, slots: int) -> None:

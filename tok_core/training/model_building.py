@@ -79,6 +79,8 @@ def _fill(
     fresh: list[str] = []
     for prefix, where in parts.items():
         wanted = [name for name in state if _under(name, prefix)]
+        # What it replaces may have other shapes, or more tensors.
+        filled = {name: tensor for name, tensor in filled.items() if not _under(name, prefix)}
         if not wanted:
             raise ConfigError(
                 f"model.parts names '{prefix}', but the model has no such part"
