@@ -20,12 +20,17 @@ from tok_core.procedural_images import ProceduralClasses
 CHUNK = 50
 
 
+def folder_of(label: int) -> str:
+    """Return the folder of a class; in the order of labels, which tokenize counts."""
+    return f"{label:02d}_{CLASS_NAMES[label]}"
+
+
 def paint(folder: Path, size: int, seed: int, numbers: range) -> int:
     """Paint some pictures and return how many."""
     source = ProceduralClasses(size, seed)
     for number in numbers:
         pixels, label = source.pixels(number)
-        target = folder / CLASS_NAMES[label] / f"{number:06d}.png"
+        target = folder / folder_of(label) / f"{number:06d}.png"
         # Small files cost more time than bytes.
         Image.fromarray(pixels).save(target, compress_level=1)
     return len(numbers)
@@ -39,8 +44,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="pixels per side")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
-    for name in CLASS_NAMES:
-        (options.folder / name).mkdir(parents=True, exist_ok=True)
+    for label in range(len(CLASS_NAMES)):
+        (options.folder / folder_of(label)).mkdir(parents=True, exist_ok=True)
     parts = [
         (options.folder, options.size, options.seed, range(a, min(a + CHUNK, options.count)))
         for a in range(0, options.count, CHUNK)

@@ -47,6 +47,14 @@ class ConditionEmbedding(nn.Module):
         self.register_buffer("null_caption", null)
         self.null_caption: Tensor
 
+    @property
+    def caption_shape(self) -> tuple[int, int] | None:
+        """(T, C) of captions, None where labels or nothing come in."""
+        if self.table is not None:
+            return None
+        length, width = self.null_caption.shape
+        return length, width
+
     def checked(self, condition: Condition, batch: int) -> Condition:
         """Return the condition on this module's device, or refuse one that it cannot take.
 

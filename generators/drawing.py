@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from generators.contract import Condition, Generator
 from generators.guidance import Guidance
-from generators.masked_sampling import sample_masked
-from generators.maskgit import MaskGIT
+from generators.masked_sampling import MASKED_STEPS, sample_masked
 from generators.sampling import sample
 from generators.token_filter import TokenFilter
 from tok_core.errors import ConfigError
 
-MASKED_STEPS = 16
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -30,22 +29,25 @@ def draw_codes(
     guidance: Guidance | None = None,
     token_filter: TokenFilter | None = None,
     steps: int | None = None,
+    given: Tensor | None = None,
+    keep: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Draw codes (B, *axes), one sample per seed.
 
     Args:
-        generator, condition, seeds, guidance, token_filter, progress: as
+        generator, condition, seeds, guidance, token_filter, given, keep, progress: as
             `generators.sampling.sample`.
-        steps: of a masked generator, None for `MASKED_STEPS`; others take one per position.
+        steps: of a masked generator, None for its usual ones (`MASKED_STEPS`); others take one per
+            position.
 
     Raises:
         ConfigError: steps for a generator that has its own.
     """
-    if isinstance(generator, MaskGIT):
+    if isinstance(generator, tuple(MASKED_STEPS)):
         return sample_masked(
             generator, condition, seeds=seeds, guidance=guidance, token_filter=token_filter,
-            steps=steps or MASKED_STEPS, progress=progress,
+            steps=steps, given=given, keep=keep, progress=progress,
         )  # fmt: skip
     if steps is not None:
         raise ConfigError(
@@ -53,8 +55,18 @@ def draw_codes(
         )
     return sample(
         generator, condition, seeds=seeds, guidance=guidance, token_filter=token_filter,
-        progress=progress,
+        given=given, keep=keep, progress=progress,
     )  # fmt: skip
+
+
+def numbered_seed(seed: int, number: int, purpose: str = "") -> int:
+    """Return a seed of its own for one of many numbered samples; neighbours share nothing.
+
+    Args:
+        seed: of the whole set. number: of the sample. purpose: a word where a sample needs several.
+    """
+    words = (seed, number, *purpose.encode())
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
 
 def seeds_of(

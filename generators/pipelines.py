@@ -12,15 +12,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
+import huggingface_hub
 import numpy as np
 import torch
 from torch import Tensor
 
+from generators.caption_features import caption_condition
 from generators.contract import Condition, Generator
 from generators.drawing import draw_codes, seeds_of
 from generators.guidance import Guidance
+from generators.pipeline_card import MARK, README, pipeline_card
 from generators.token_filter import TokenFilter
 from tok_core.contract import Tokenizer
 from tok_core.errors import ConfigError, WeightsError, nearest
@@ -79,7 +83,9 @@ class TokenPipeline(DiffusionPipeline):
         Args:
             path: with model_index.json and the folders of its components.
             options: ``generator`` or ``tokenizer``, objects to use in place of stored ones; the
-                rest as `tok_core.load` takes it (``torch_dtype``, ``revision``, ...).
+                rest as `tok_core.load` takes it (``revision``, ...). ``torch_dtype`` is that of the
+                generator: in another one the tokenizer would not be what the generator's code hash
+                says it is.
 
         Raises:
             WeightsError: nothing there, a file that names another pipeline or other components.
@@ -98,13 +104,69 @@ class TokenPipeline(DiffusionPipeline):
         for name in COMPONENTS:
             if name not in given:
                 given[name] = load(path, **options, subfolder=name)
+            options.pop("torch_dtype", None)  # the tokenizer comes second
         return chosen(**given)
+
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, push_to_hub: bool = False,
+        repo_id: str | None = None, licence: str | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        """Write model_index.json, a folder per component, and a card (README.md).
+
+        Args:
+            save_directory: made when missing. A card that somebody wrote there is left alone.
+            args, options: as for diffusers (``max_shard_size``, ``variant``, ...); with
+                ``push_to_hub`` also those of `push_to_hub`.
+            push_to_hub: upload what was written, to ``repo_id`` (None is the folder's name).
+            repo_id: name in the card, too.
+            licence: the hub's word for it, such as ``apache-2.0``.
+        """
+        names = ("commit_message", "private", "token", "create_pr")
+        upload = {name: options.pop(name) for name in names if name in options}
+        folder = Path(save_directory)
+        super().save_pretrained(folder, *args, **options)
+        card, name = folder / README, repo_id or folder.resolve().name
+        if not card.is_file() or MARK in card.read_text(encoding="utf-8", errors="replace"):
+            card.write_text(pipeline_card(self, name, licence), encoding="utf-8")
+        if push_to_hub:
+            self._uploaded(folder, name, **upload)
+
+    def push_to_hub(
+        self, repo_id: str, *, licence: str | None = None, commit_message: str | None = None,
+        private: bool | None = None, token: str | None = None, create_pr: bool = False,
+        **options: Any,
+    ) -> str:  # fmt: skip
+        """Upload exactly what `save_pretrained` writes, made when missing; return the address.
+
+        Args:
+            repo_id: such as ``me/cats``. licence: as there. options: of `save_pretrained`.
+            commit_message, private, token, create_pr: as for diffusers.
+        """
+        with TemporaryDirectory() as scratch:
+            self.save_pretrained(scratch, repo_id=repo_id, licence=licence, **options)
+            return self._uploaded(
+                Path(scratch), repo_id, commit_message=commit_message, private=private,
+                token=token, create_pr=create_pr,
+            )  # fmt: skip
+
+    def _uploaded(
+        self, folder: Path, name: str, *, private: bool | None = None, token: str | None = None,
+        commit_message: str | None = None, create_pr: bool = False,
+    ) -> str:  # fmt: skip
+        # diffusers' own would put an empty card in the place of ours.
+        made = huggingface_hub.create_repo(name, private=private, token=token, exist_ok=True)
+        return huggingface_hub.upload_folder(
+            repo_id=made.repo_id, folder_path=folder, token=token, create_pr=create_pr,
+            commit_message=commit_message or f"Upload {type(self).__name__}",
+        )  # fmt: skip
 
     @torch.no_grad()
     def __call__(
         self,
         class_labels: int | Sequence[int] | Tensor | None = None,
         *,
+        prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
         num_per_label: int = 1,
         guidance_scale: float = 1.0,
         guidance_schedule: str = "constant",
@@ -119,8 +181,11 @@ class TokenPipeline(DiffusionPipeline):
         """Draw tokens and decode them.
 
         Args:
-            class_labels: from 0; None for an unconditional generator.
-            num_per_label: how many of each, or in all without labels.
+            class_labels: from 0; None for an unconditional generator, or one of captions.
+            prompt_embeds: caption features (B, n, C) of the text encoder that the generator was
+                trained with, or (n, C); n is cut or padded to what it takes.
+            prompt_attention_mask: (B, n), nonzero where a feature is real; None where all are.
+            num_per_label: how many of each label or caption, or in all without.
             guidance_scale: 1 is none; see `generators.guidance.Guidance` for the schedule.
             temperature, top_k, top_p: see `generators.token_filter.TokenFilter`.
             num_inference_steps: of a masked generator.
@@ -128,19 +193,19 @@ class TokenPipeline(DiffusionPipeline):
             output_type: one of ``outputs``, None for the first.
 
         Raises:
-            ConfigError: labels out of range, settings that are not legal.
+            ConfigError: labels out of range, captions that do not fit, settings that are not
+                legal.
         """
         output_type = output_type or self.outputs[0]
         if output_type not in self.outputs:
             raise ConfigError(
                 f"output_type '{output_type}' is unknown; legal are {', '.join(self.outputs)}."
             )
-        labels = _labels(class_labels)
-        if labels is not None:
-            labels = labels.repeat_interleave(num_per_label)
-        total = num_per_label if labels is None else len(labels)
+        condition, total = self._condition(
+            class_labels, prompt_embeds, prompt_attention_mask, num_per_label
+        )
         codes = draw_codes(
-            self.generator, Condition(labels=labels), seeds=seeds_of(total, generator),
+            self.generator, condition, seeds=seeds_of(total, generator),
             guidance=Guidance(
                 scale=guidance_scale, schedule=guidance_schedule, power=guidance_power
             ),
@@ -149,6 +214,32 @@ class TokenPipeline(DiffusionPipeline):
         )  # fmt: skip
         device = next(self.tokenizer.parameters()).device
         return self._packed(self.tokenizer.decode(codes.to(device)).float().cpu(), output_type)
+
+    def _condition(
+        self, labels: Any, embeds: Any, mask: Any, each: int
+    ) -> tuple[Condition, int]:
+        """Return the condition of all samples, and how many there are."""
+        if embeds is None:
+            if mask is not None:
+                raise ConfigError("prompt_attention_mask came in without prompt_embeds; give both.")
+            if self.generator.captions is not None:
+                length, width = self.generator.captions
+                raise ConfigError(
+                    "this generator takes captions; give prompt_embeds (captions, positions, "
+                    f"{width}) of up to {length} positions."
+                )
+            found = _labels(labels)
+            if found is not None:
+                found = found.repeat_interleave(each)
+            return Condition(labels=found), each if found is None else len(found)
+        if labels is not None:
+            raise ConfigError("class_labels and prompt_embeds exclude each other; give one.")
+        condition = caption_condition(embeds, mask, shape=self.generator.captions)
+        assert condition.features is not None and condition.mask is not None
+        features, real = (
+            x.repeat_interleave(each, dim=0) for x in (condition.features, condition.mask)
+        )
+        return Condition(features=features, mask=real), len(features)
 
     def _packed(self, x: Tensor, output_type: str) -> Any:
         """Return signals (B, ...) in [-1, 1] in the form asked for."""

@@ -1,6 +1,6 @@
 """What a generator trains on: token shards, or pictures and sounds tokenized on the fly.
 
-    shards:   item --> TokenSample(codes, label)
+    shards:   item --> TokenSample(codes, label), or CaptionedSample(codes, features, mask)
     signals:  item --> SignalSample(signal, label) --frozen tokenizer, a batch at a time--> codes
 
 Letters: B batch.
@@ -8,6 +8,7 @@ Letters: B batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from generators.caption_features import padded_left
 from generators.contract import fixed_spec
 from tok_core.errors import ConfigError, MediaError
 from tok_core.token_spec import TokenSpec
@@ -28,6 +30,14 @@ class TokenSample(NamedTuple):
 
     codes: Tensor
     label: Tensor
+
+
+class CaptionedSample(NamedTuple):
+    """Codes as in `TokenSample`, and the features (T, C) of a caption with their mask (T,)."""
+
+    codes: Tensor
+    features: Tensor
+    mask: Tensor
 
 
 class SignalSample(NamedTuple):
@@ -62,6 +72,8 @@ class TokenDataConfig:
         signals: data section of a tokenizer's recipe (``source``, ``size``, ...): tokenize on the
             fly. None reads token shards.
         classes: number of labels, 0 trains without; None takes all that the data name.
+        captions: T, positions of caption features that condition in place of labels (LlamaGen: 120
+            of flan-T5-XL), from shards that hold some (``tessera tokenize --captions``); 0 is none.
         validation_path: other shards or files for the validation loss.
         seed: of order and crops.
 
@@ -73,6 +85,7 @@ class TokenDataConfig:
     tokenizer: str | None = None
     signals: dict[str, Any] | None = None
     classes: int | None = None
+    captions: int = 0
     validation_path: str | None = None
     seed: int = 0
 
@@ -87,6 +100,14 @@ class TokenDataConfig:
                 "data names no tokens; pass --data with a folder of token shards (tessera "
                 "tokenize), or set data.tokenizer and data.signals to tokenize on the fly."
             )
+        if self.captions < 0:
+            raise ConfigError(f"data.captions is {self.captions}; give their positions, 0 is none.")
+        if self.captions and (self.signals is not None or self.classes):
+            odd = "data.signals" if self.signals is not None else "data.classes"
+            raise ConfigError(
+                f"data.captions is {self.captions} beside {odd}; captions come from token shards "
+                "(tessera tokenize --captions) and take the place of labels."
+            )
 
 
 class Facts(NamedTuple):
@@ -94,11 +115,13 @@ class Facts(NamedTuple):
 
     Attributes:
         spec: of the tokens. code_hash: of their tokenizer. classes: number of labels.
+        caption_width: C of caption features, None without.
     """
 
     spec: TokenSpec
     code_hash: str
     classes: int
+    caption_width: int | None = None
 
 
 class ShardSource:
@@ -118,20 +141,54 @@ class ShardSource:
         path = config.validation_path if validation else None
         self.shards = TokenShards(path or str(config.path))
         self.seed, self.validation = config.seed, validation
+        self.captions = config.captions
+        if self.captions and not self.shards.captioned:
+            raise ConfigError(
+                f"data.captions is {self.captions} but the shards in '{self.shards.folder}' hold "
+                "none; make them with tessera tokenize --captions."
+            )
+        self._width: int | None = None  # C of the first caption that was read
 
     @property
     def length(self) -> int | None:
         """Number of samples; None, endless, for training."""
         return self.shards.length if self.validation else None
 
-    def item(self, index: int) -> TokenSample:
+    def item(self, index: int) -> TokenSample | CaptionedSample:
         """Return one sample; `MediaError` where it cannot be read."""
         view = 0
         if not self.validation:
             view = self.shards.draw_view(self.seed, index)
             index = endless_index(index, self.shards.length, self.seed)
         codes, label = self.shards.item(index, view=view)
+        if self.captions:
+            return CaptionedSample(codes, *padded_left(self.caption(index), self.captions))
         return TokenSample(codes, torch.tensor(NO_LABEL if label is None else label))
+
+    @property
+    def caption_width(self) -> int | None:
+        """C of the first caption that can be read, None without captions."""
+        if self.captions and self._width is None:
+            self._width = first_readable(
+                lambda index: self._caption(index % self.shards.length)
+            ).shape[1]
+        return self._width
+
+    def caption(self, index: int) -> Tensor:
+        """Return the features (n, C) of one sample; `MediaError` where they do not fit."""
+        found = self._caption(index)
+        if found.shape[1] != self.caption_width:
+            raise MediaError(
+                f"the caption of {self.shards.name(index)} has {found.shape[1]} features and those "
+                f"before it {self.caption_width}; tokenize captions of one text encoder."
+            )
+        return found
+
+    def _caption(self, index: int) -> Tensor:
+        found = self.shards.caption(index)
+        if found is None:
+            raise MediaError(f"{self.shards.name(index)} has no caption features.")
+        return found
 
 
 class SignalSource:
@@ -207,7 +264,8 @@ def facts_of(config: TokenDataConfig) -> Facts:
                 "data.classes is not given; say how many labels the pictures or sounds have, 0 to "
                 "train without."
             )
-        codes = tokenizer.encode(_first(open_tokens(config)).signal[None]).codes[0]
+        sample = first_readable(open_tokens(config).item)
+        codes = tokenizer.encode(sample.signal[None]).codes[0]
         spec = fixed_spec(tokenizer.spec, codes.shape)
         return Facts(spec, tokenizer.code_hash(), config.classes)
     source = ShardSource(config)
@@ -215,15 +273,17 @@ def facts_of(config: TokenDataConfig) -> Facts:
     if tokenizer is not None:
         shards.check_code_hash(tokenizer)
     classes = shards.num_classes if config.classes is None else config.classes
-    spec = fixed_spec(shards.spec, _first(source).codes.shape)
-    return Facts(spec, shards.code_hash, classes)
+    if config.captions:
+        classes = 0
+    spec = fixed_spec(shards.spec, first_readable(source.item).codes.shape)
+    return Facts(spec, shards.code_hash, classes, source.caption_width)
 
 
-def _first(source: ShardSource | SignalSource) -> Any:
-    """Return the first sample that can be read."""
+def first_readable(item: Callable[[int], Any]) -> Any:
+    """Return the first item that can be read, by its number."""
     for index in range(ATTEMPTS):
         try:
-            return source.item(index)
+            return item(index)
         except MediaError as error:
             problem = error
     raise problem

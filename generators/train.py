@@ -14,16 +14,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from generators.contract import Generator, described
+from generators.contract import Generator, described, read_spec
 from generators.guidance import Guidance
 from generators.token_data import TokenDataConfig, facts_of, open_tokens
 from generators.token_objective import TokenObjective, TokenObjectiveConfig
 from generators.validation import GeneratorMonitor
 from tok_core.errors import ConfigError
-from tok_core.loading import load
+from tok_core.loading import load, model_class
+from tok_core.strict_loading import read_config
+from tok_core.token_spec import TokenSpec
 from tok_core.training.launch import Sense, TrainingRun, command, fixed_samples, train_run
 
 
@@ -70,13 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def completed(config: GeneratorRun) -> GeneratorRun:
     """Return the config with what follows from the data: spec, code hash, classes.
 
+    A trained generator (``model.from``) keeps what it knows, but goes on at the sizes of the data:
+    positions that are computed, as LlamaGen's are, take any, and learned ones are refused.
+
     Raises:
         ConfigError: the recipe says something else. TokenError: shards of another tokenizer.
     """
     facts = facts_of(config.data)
-    told = {
+    told: dict[str, Any] = {
         "spec": facts.spec.to_json(), "classes": facts.classes, "code_hash": facts.code_hash
     }  # fmt: skip
+    if facts.caption_width is not None:
+        told |= {"caption_width": facts.caption_width, "caption_length": config.data.captions}
+        _check_captions(config.model.class_)
     given = config.model.config
     for name, value in told.items():
         if given.get(name, value) != value:
@@ -86,12 +95,35 @@ def completed(config: GeneratorRun) -> GeneratorRun:
     model = config.model
     if model.from_ is None:
         model = replace(model, config={**given, **told})
+    elif _other_sizes(model.from_, facts.spec):
+        model = replace(model, config={**given, "spec": told["spec"]})
     objective = replace(
         config.objective,
         tokenizer=config.data.tokenizer if config.data.signals is not None else None,
         conditional=facts.classes > 0,
     )
     return replace(config, model=model, objective=objective)
+
+
+def _other_sizes(folder: str, spec: TokenSpec) -> bool:
+    """Whether a trained generator's tokens differ from the data's in their sizes alone."""
+    given = read_config(folder, {}).get("spec")
+    if given is None:
+        return False
+    theirs = read_spec(given)
+
+    def kind(one: TokenSpec) -> tuple[Any, ...]:
+        return one.modality, one.vocabulary, one.scales, [axis.name for axis in one.axes]
+
+    return theirs.axes != spec.axes and kind(theirs) == kind(spec)
+
+
+def _check_captions(name: str | None) -> None:
+    """Refuse captions for a class that takes none."""
+    if name is not None and "caption_width" not in signature(model_class(name).__init__).parameters:
+        raise ConfigError(
+            f"data.captions is given but a {name} takes labels; train a LlamaGen, or set it to 0."
+        )
 
 
 def check_model(config: GeneratorRun, model: Any) -> None:
@@ -101,11 +133,22 @@ def check_model(config: GeneratorRun, model: Any) -> None:
             f"{type(model).__name__} is no generator; set model.class to one such as LlamaGen."
         )
     if config.model.from_ is not None:
-        theirs = facts_of(config.data).spec
+        facts, known = facts_of(config.data), model.config.get("code_hash")
+        theirs = facts.spec
         if (model.spec.axes, model.spec.vocabulary) != (theirs.axes, theirs.vocabulary):
             raise ConfigError(
                 f"model.from was made for {described(model.spec)} and the data hold "
                 f"{described(theirs)}; start from a generator of the same tokenizer."
+            )
+        if known is not None and known != facts.code_hash:
+            raise ConfigError(
+                f"model.from was trained on tokens of code hash {known[:16]} and the data have "
+                f"{facts.code_hash[:16]}; start from a generator of the same tokenizer."
+            )
+        if model.classes < facts.classes:
+            raise ConfigError(
+                f"model.from knows {model.classes} classes and the data {facts.classes}; start "
+                "from one that knows them all, or set data.classes to 0."
             )
     if config.data.tokenizer is not None:
         model.attach(load(config.data.tokenizer))

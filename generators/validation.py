@@ -1,6 +1,6 @@
 """How a generator's run looks at its model: loss at fixed samples, by slot and place, and samples.
 
-Letters: B samples, L positions, S slots of a window.
+Letters: B samples, L positions, F factors, S slots of a window.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generators.contract import Condition
+from generators.contract import UNCONDITIONAL, Condition
 from generators.drawing import draw_codes
 from generators.guidance import Guidance
+from generators.token_data import CaptionedSample
 from generators.token_objective import TokenObjective, condition_of
 from tok_core.image_measures import to_uint8
+from tok_core.token_spec import FACTOR_AXES
 from tok_core.training.logging import SoundSample
 
 CHUNK = 32  # samples per forward pass
@@ -26,7 +28,7 @@ class GeneratorMonitor:
     """Scores and samples at the same data and seeds for the whole run.
 
     Args:
-        samples: `TokenSample` or `SignalSample` of B items, on the CPU.
+        samples: `TokenSample`, `CaptionedSample` or `SignalSample` of B items, on the CPU.
         objective: the run's, which turns samples into codes and conditions.
         tokenizer: paints samples, None for none. shown: how many, labels in turn.
         guidance: of the samples.
@@ -42,9 +44,13 @@ class GeneratorMonitor:
         self.shown, self.guidance = shown, guidance or Guidance()
 
     def scores(self, model: Any) -> dict[str, float]:
-        """Return mean loss and accuracy per code, and the loss of every slot of a window."""
-        each, accuracy = self._losses(model)
-        found = {"loss": float(each.mean()), "accuracy": accuracy}
+        """Return mean loss and accuracy per code, the loss of every slot of a window and factor."""
+        each, factors, accuracy = self._losses(model)
+        found = {"loss": float(factors.mean()), "accuracy": accuracy}
+        if len(factors) > 1:
+            names = [axis.name for axis in model.spec.axes if axis.name in FACTOR_AXES]
+            name = names[0] if len(names) == 1 else "factor"
+            found |= {f"loss_{name}_{i}": loss for i, loss in enumerate(factors.tolist())}
         windows = getattr(model, "tables", {}).get("windows")
         if windows is not None and windows.shape[1] > 1:
             slots = each[windows.cpu()].mean(dim=0).tolist()
@@ -53,7 +59,7 @@ class GeneratorMonitor:
 
     def pictures(self, model: Any) -> dict[str, np.ndarray]:
         """Return the loss at every place, bright is high, and a grid of samples where painted."""
-        each, _ = self._losses(model)
+        each = self._losses(model)[0]
         found = {"loss_per_position": _map(each, model.spec.grid)}
         if self.tokenizer is not None and model.spec.modality == "image":
             found["samples"] = _grid(self._drawn(model))
@@ -69,31 +75,45 @@ class GeneratorMonitor:
             for i, sound in enumerate(self._drawn(model)[:4, 0])
         }
 
-    def _losses(self, model: Any) -> tuple[Tensor, float]:
-        """Return the mean loss per position (L,) and the accuracy, on the CPU."""
+    def _losses(self, model: Any) -> tuple[Tensor, Tensor, float]:
+        """Return the mean loss per position (L,) and per factor (F,), and the accuracy, on the CPU.
+
+        A masked generator's positions count only in samples that mask them, so that the mean over
+        positions is not its loss; the mean over factors is.
+        """
         device = next(model.parameters()).device
-        sums, right, count = torch.zeros(()), 0.0, 0
+        sums, factors, right, count = torch.zeros(()), torch.zeros(()), 0.0, 0
         total = len(self.samples[0])
         for part in torch.arange(total).split(CHUNK):
             x = type(self.samples)(*(field[part].to(device) for field in self.samples))
             out = model(
-                self.objective.model_input(x),
+                self.objective.codes(x),
                 condition=condition_of(x, self.objective.config.conditional),
             )
             sums = sums + len(part) * out.statistics["loss_per_position"].cpu()
+            factors = factors + len(part) * out.statistics["loss_per_factor"].cpu()
             right += len(part) * float(out.statistics["accuracy"])
             count += len(part)
-        return sums / count, right / count
+        return sums / count, factors / count, right / count
 
     def _drawn(self, model: Any) -> Tensor:
-        classes = model.classes
-        labels = torch.arange(self.shown) % classes if classes else None
+        condition, count = self._shown(model)
+        guided = condition != UNCONDITIONAL
         codes = draw_codes(
-            model, Condition(labels=labels), seeds=range(self.shown),
-            guidance=self.guidance if classes else None,
-        )  # fmt: skip
+            model, condition, seeds=range(count), guidance=self.guidance if guided else None
+        )
         tokenizer = self.tokenizer.to(codes.device)
         return tokenizer.decode(codes).cpu()
+
+
+    def _shown(self, model: Any) -> tuple[Condition, int]:
+        """Return the condition of what is shown, and how many: labels in turn, first captions."""
+        if isinstance(self.samples, CaptionedSample):
+            count = min(self.shown, len(self.samples.codes))
+            return condition_of(type(self.samples)(*(f[:count] for f in self.samples)), True), count
+        if not model.classes:
+            return UNCONDITIONAL, self.shown
+        return Condition(labels=torch.arange(self.shown) % model.classes), self.shown
 
 
 def _map(losses: Tensor, grid: tuple[int, int] | None) -> np.ndarray:

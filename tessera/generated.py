@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from generators.drawing import numbered_seed
+from tessera.caption_files import CaptionFile, prompt_of
 from tok_core.atomic_write import write_bytes
 from tok_core.errors import ConfigError
 
@@ -39,15 +41,18 @@ class Maker:
 
     Args:
         pipe: `TokenImagePipeline` or `TokenAudioPipeline`.
-        labels: given in turn; empty for an unconditional generator.
+        labels: given in turn; empty for an unconditional generator. captions: alike, of one of
+            captions.
         seed: of the whole set. batch: samples drawn at once.
         settings: of the pipeline's call (guidance_scale, temperature, ...).
     """
 
     def __init__(
-        self, pipe: Any, labels: Sequence[int], *, seed: int, batch: int, settings: dict[str, Any]
-    ) -> None:
+        self, pipe: Any, labels: Sequence[int], *, seed: int, batch: int, settings: dict[str, Any],
+        captions: Sequence[CaptionFile] = (),
+    ) -> None:  # fmt: skip
         self.pipe, self.labels, self.seed = pipe, list(labels), seed
+        self.captions = list(captions)
         self.batch, self.settings = batch, settings
         self.suffix = ".png" if pipe.modality == "image" else ".wav"
 
@@ -57,8 +62,10 @@ class Maker:
 
     def name(self, number: int) -> str:
         """Return a sample's file name without extension."""
-        label = self.label(number)
-        return f"{number:0{DIGITS}d}" + ("" if label is None else f"_label{label}")
+        label, plain = self.label(number), f"{number:0{DIGITS}d}"
+        if self.captions:
+            return f"{plain}_{self.captions[number % len(self.captions)].name}"
+        return plain + ("" if label is None else f"_label{label}")
 
     def samples(self, numbers: Sequence[int]) -> Iterator[Sample]:
         """Make samples by number, a batch at a time."""
@@ -68,10 +75,13 @@ class Maker:
                 yield Sample(number, self.label(number), self.name(number), data)
 
     def _made(self, numbers: Sequence[int]) -> list[bytes]:
-        generators = [torch.Generator().manual_seed(_mixed(self.seed, n)) for n in numbers]
-        labels = [self.label(number) for number in numbers] if self.labels else None
-        count = 1 if labels else len(numbers)
-        made = self.pipe(labels, num_per_label=count, generator=generators, **self.settings)
+        generators = [torch.Generator().manual_seed(numbered_seed(self.seed, n)) for n in numbers]
+        asked: dict[str, Any] = {"num_per_label": len(numbers)}
+        if self.captions:
+            asked = prompt_of([self.captions[n % len(self.captions)] for n in numbers])
+        elif self.labels:
+            asked = {"class_labels": [self.label(number) for number in numbers]}
+        made = self.pipe(**asked, generator=generators, **self.settings)
         if self.pipe.modality == "image":
             return [_png(picture) for picture in made.images]
         return [_wav(sound, made.sampling_rate) for sound in made.audios]
@@ -97,6 +107,7 @@ def check_same(maker: Maker, folder: Path, num: int, per_shard: int) -> None:
     """
     facts = {
         "seed": maker.seed, "labels": maker.labels, "per_shard": per_shard,
+        "captions": [caption.digest for caption in maker.captions],
         "settings": maker.settings, "generator": maker.pipe.generator.weights_hash(),
         "tokenizer": maker.pipe.tokenizer.weights_hash(),
     }  # fmt: skip
@@ -134,11 +145,6 @@ def contact_sheet(files: Sequence[bytes], columns: int) -> bytes:
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
-
-
-def _mixed(seed: int, number: int) -> int:
-    """Return a seed of its own for a sample; neighbours share nothing."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

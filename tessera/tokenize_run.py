@@ -38,6 +38,8 @@ class Request:
     output: str
     model: str | None = None
     views: str | None = None
+    captions: bool = False
+    size: int | None = None
     per_shard: int = 10_000
     batch_size: int = 16
     processes: int | None = None
@@ -120,7 +122,7 @@ def tokenize(request: Request) -> Outcome:
         with steady_numbers(kind):
             tokenizer = load_tokenizer(name)
             signals = open_signals(
-                tokenizer, views=request.views, batch_size=request.batch_size
+                tokenizer, views=request.views, batch_size=request.batch_size, size=request.size
             )
             outcome = Outcome({
                 "folder": str(out), "model": name, "class": type(tokenizer).__name__,
@@ -148,7 +150,8 @@ def _facts(
         "input": os.path.abspath(os.path.expanduser(request.input)),
         "code hash": outcome.facts["code_hash"], "weights hash": outcome.facts["weights_hash"],
         "views": list(signals.views), "--per-shard": request.per_shard,
-        "--batch-size": request.batch_size, "device": device,
+        "--batch-size": request.batch_size, "device": device, "--captions": request.captions,
+        "--size": request.size,
     }  # fmt: skip
 
 
@@ -179,10 +182,12 @@ def _crew(
     readers = min(_MOST_READERS, max(2, _cores() // len(devices)))
     if len(devices) == 1:
         tokenizer.to(devices[0])  # type: ignore[arg-type]
-        return OwnProcess(PartMaker(run, signals, threads=readers), parts)
+        maker = PartMaker(run, signals, threads=readers, captions=request.captions)
+        return OwnProcess(maker, parts)
     job = {
         "folder": str(run.folder), "model": name, "views": request.views,
-        "batch_size": request.batch_size, "threads": readers,
+        "batch_size": request.batch_size, "threads": readers, "captions": request.captions,
+        "size": request.size,
     }  # fmt: skip
     return SeveralProcesses(job, parts, devices)
 

@@ -59,18 +59,25 @@ class Signals(Protocol):
         ...
 
 
-def open_signals(model: Tokenizer, *, views: str | None, batch_size: int) -> Signals:
+def open_signals(
+    model: Tokenizer, *, views: str | None, batch_size: int, size: int | None = None
+) -> Signals:
     """Return the signals of the model's sense.
 
     Args:
         views: recipe of `tok_core.crop_views.VIEWS` for pictures; None is the default.
         batch_size: network inputs per call.
+        size: side of the pictures in pixels; None is the network's own.
 
     Raises:
-        ConfigError: views of something other than pictures.
+        ConfigError: views or a size of something other than pictures, a size that the network does
+            not take.
     """
     if model.spec.modality == "image":
-        return PictureSignals(model, views=views or "centre", batch_size=batch_size)
+        return PictureSignals(model, views=views or "centre", batch_size=batch_size, size=size)
+    if size is not None:
+        raise ConfigError(f"--size cuts pictures but this model takes {model.spec.modality}; "
+                          "leave it out")
     if views is not None:
         raise ConfigError(f"--{views} makes views of pictures but this model takes "
                           f"{model.spec.modality}; leave it out")
@@ -90,14 +97,18 @@ class PictureSignals:
     A call of the network takes whole pictures with all their views, as many as fit the batch size.
     """
 
-    def __init__(self, model: Tokenizer, *, views: str, batch_size: int) -> None:
+    def __init__(
+        self, model: Tokenizer, *, views: str, batch_size: int, size: int | None = None
+    ) -> None:
         from vision_tok.image_codec import READABLE
 
-        size = model.spec.image_size
-        if size is None or size[0] != size[1]:
+        native = model.spec.image_size
+        if native is None or native[0] != native[1]:
             raise ConfigError(f"{type(model).__name__} has no native square size to prepare for.")
+        if size is not None and size != native[0]:
+            _check_size(model, size, native[0])
         self.readable = READABLE
-        self.model, self.size, self.recipe = model, size[0], views
+        self.model, self.size, self.recipe = model, size or native[0], views
         self.views = VIEWS[views]
         self.batch_size = max(1, batch_size // len(self.views))
         self.part_size = _PART_CALLS * self.batch_size
@@ -145,6 +156,19 @@ class PictureSignals:
             return TokenFile(codes, self._bits, self._code_hash, extent)
         side = min(extent)  # of the central square, which is what the tokens show
         return TokenFile(codes[0], self._bits, self._code_hash, (side, side), "crop")
+
+
+def _check_size(model: Tokenizer, size: int, native: int) -> None:
+    """Refuse a side that the network does not take, by whole strides."""
+    spec = model.spec
+    free = any(axis.name == "row" and axis.size is None for axis in spec.axes)
+    if not free or spec.grid is None:
+        raise ConfigError(f"--size is {size} but this {type(model).__name__} takes pictures of "
+                          f"{native} x {native} alone; leave it out")
+    stride = native // spec.grid[0]
+    if size < stride or size % stride:
+        raise ConfigError(f"--size is {size}; give a multiple of {stride} pixels, the stride of "
+                          f"this {type(model).__name__}")
 
 
 class SoundSignals:

@@ -1,7 +1,7 @@
 """What `tessera tokenize` reads: a folder of classes, a glob or tar shards, as one fixed list.
 
     folder/class/name.jpg --> key "class/name", label of the class
-    shard.tar: name.jpg, name.cls --> key "shard/name", label in name.cls
+    shard.tar: name.jpg, name.cls --> key "shard/name", label in name.cls, caption in name.npy
 
 The list is written to disk line by line and read back by every process: a resumed run goes on with
 the files that it began with, whatever has come or gone since.
@@ -27,7 +27,7 @@ from tok_core.errors import MediaError
 from tok_core.shard_members import Keys
 
 _TAR = ".tar"
-_CLASS = "cls"
+_CLASS, _CAPTION = "cls", "npy"
 _LONGEST_LABEL = 20  # bytes of a .cls member; longer ones are something else
 
 
@@ -40,6 +40,7 @@ class Source(NamedTuple):
         label: class, or None.
         offset, size: place in a tar shard; None for a file of its own.
         name: of the member in a tar shard.
+        caption: offset and size of its caption's features in a tar shard.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Source(NamedTuple):
     offset: int | None = None
     size: int | None = None
     name: str = ""
+    caption: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.path}/{self.name}" if self.name else self.path
@@ -174,6 +176,7 @@ def _members(
     """Return the members of a tar shard that can be read; what is broken goes to ``skipped``."""
     found: list[Source] = []
     labels: dict[str, int] = {}
+    captions: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(path, mode="r:") as tar:
             for entry in tar:
@@ -184,6 +187,8 @@ def _members(
                 if _suffix(name) in suffixes:
                     found.append(Source(stem, os.path.abspath(path), None, entry.offset_data,
                                         entry.size, name))
+                elif kind == _CAPTION:
+                    captions[stem] = (entry.offset_data, entry.size)
                 elif kind == _CLASS and entry.size <= _LONGEST_LABEL:
                     member = tar.extractfile(entry)
                     value = member.read().strip() if member is not None else b""
@@ -195,7 +200,10 @@ def _members(
             "error": f"{path} is no plain, whole tar file ({error}); {len(found)} files before the "
             "damage are taken: unpack compressed shards, copy broken ones again",
         })  # fmt: skip
-    return [source._replace(label=labels.get(source.key)) for source in found]
+    return [
+        source._replace(label=labels.get(source.key), caption=captions.get(source.key))
+        for source in found
+    ]
 
 
 def _split(name: str) -> tuple[str, str, str]:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tessera.tokenize_captions import caption_bytes
 from tessera.tokenize_signals import Signals, open_signals
 from tessera.tokenize_sources import Source, read_sources
 from tok_core.errors import TesseraError
@@ -85,10 +86,14 @@ class PartMaker:
         run: the run under way.
         signals: reader and tokenizer.
         threads: that read files.
+        captions: store the caption features that lie beside the files.
     """
 
-    def __init__(self, run: ShardRun, signals: Signals, *, threads: int) -> None:
+    def __init__(
+        self, run: ShardRun, signals: Signals, *, threads: int, captions: bool = False
+    ) -> None:
         self.run, self.signals, self.threads = run, signals, threads
+        self.captions = captions
         self._kept: list[list[Any]] = []
         self._files, self._amount = 0, 0.0
         self._writing: deque[tuple[int, Future[None]]] = deque()
@@ -195,10 +200,14 @@ class PartMaker:
     def _write(self, part: _Part) -> None:
         samples, skipped = [], []
         for source, result in part.entries:
-            if isinstance(result, TesseraError):
-                skipped.append({"source": str(source), "error": str(result)})
+            try:
+                if isinstance(result, TesseraError):
+                    raise result
+                caption = caption_bytes(source) if self.captions else None
+            except TesseraError as error:
+                skipped.append({"source": str(source), "error": str(error)})
             else:
-                samples.append(Sample(source.key, result, source.label))
+                samples.append(Sample(source.key, result, source.label, caption))
         self.run.write_part(part.number, samples, skipped)
 
     def speed(self, seconds: float) -> Speed:
@@ -282,8 +291,10 @@ def _work(job: dict[str, Any], lines: queue.Queue[str]) -> Iterator[Event]:
         if tokenizer.code_hash() != run.plan.head["code_hash"]:
             raise TesseraError(f"the model '{job['model']}' has changed since the run began; start "
                                "anew with --force")
-        signals = open_signals(tokenizer, views=job["views"], batch_size=job["batch_size"])
-        maker = PartMaker(run, signals, threads=job["threads"])
+        signals = open_signals(
+            tokenizer, views=job["views"], batch_size=job["batch_size"], size=job["size"]
+        )
+        maker = PartMaker(run, signals, threads=job["threads"], captions=job["captions"])
         yield {"ready": True}
         lines.get()
         yield from maker.make(job["parts"])

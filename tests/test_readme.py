@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from generators.contract import fixed_spec
+from generators.llamagen import LlamaGen
+from generators.pipelines import TokenImagePipeline
 from tok_core.token_file import TokenFile, write_token_file
+from vision_tok.vqgan import VQGAN
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,6 +38,18 @@ SHELL = [line for page in PAGES for line in commands(page) if line[0] == "tesser
 NOT_RUN = {"train", "demo", "bench", "import"}  # they have tests of their own
 
 
+def tiny_pipeline() -> TokenImagePipeline:
+    """An untrained pipeline of four classes and a few tokens, for commands that draw."""
+    side = {"channels": 8, "multipliers": [1, 2], "res_blocks": 1, "attention": []}
+    tokenizer = VQGAN(
+        encoder_sizes=side, decoder_sizes=side, z_channels=6, code_dim=4, codebook_size=16,
+        norm_groups=4, image_size=8,
+    ).eval()  # fmt: skip
+    spec = fixed_spec(tokenizer.spec).to_json()
+    generator = LlamaGen(spec=spec, classes=4, width=32, layers=1, heads=2).eval()
+    return TokenImagePipeline(generator, tokenizer)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the pages talk about."""
@@ -43,6 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for name in ("cat.jpg", "photos/one.png", "photos/two.jpg"):
         small.save(folder / name)
+    for name in ("one", "two"):  # features of captions
+        np.save(folder / "photos" / f"{name}.npy", np.zeros((3, 8), np.float16))
+    tiny_pipeline().save_pretrained(folder / "tiny_pipe")  # snippets save one as "pipe"
     codes = np.arange(16, dtype=np.int64)
     write_token_file(folder / "example.tok", TokenFile(codes, (12,), "0" * 12, (4, 4), "resize"))
     return folder
@@ -68,6 +87,7 @@ def test_shell_snippets_in_their_order(folder: Path, page: Path) -> None:
     fresh.mkdir()
     for name in ("cat.jpg", "photos"):
         (fresh / name).symlink_to(folder / name)
+    (fresh / "pipe").symlink_to(folder / "tiny_pipe")
     (fresh / "assets").symlink_to(ROOT / "assets")
     for line in commands(page):
         if line[0] == "tessera" and line[1] not in NOT_RUN:

@@ -3,6 +3,7 @@
     centre      adm crop to S
     flips       the same, and mirrored
     ten-crop    adm crop to int(1.1 S); its four corners and centre at S, then those of its mirror
+    twenty-crop the same, and the ten of an adm crop to int(1.05 S)
 
 Source: Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation",
 arXiv 2406.06525, whose codes are extracted beforehand from ten crops.  Letter: S side in pixels.
@@ -17,12 +18,15 @@ from PIL import Image
 from tok_core.errors import ConfigError, nearest
 from tok_core.evaluation_crop import adm_crop
 
-CROP_RANGE = 1.1  # side of the centre crop that ten-crop cuts, in units of S
+# Sides of the centre crops that ten-crop cuts, in units of S; LlamaGen's second set has the other.
+CROP_RANGE, SECOND_RANGE = 1.1, 1.05
 _FIVE = ("upper left", "upper right", "lower left", "lower right", "centre")
+_TEN = (*_FIVE, *(f"mirrored {name}" for name in _FIVE))
 VIEWS: Mapping[str, tuple[str, ...]] = {
     "centre": ("centre",),
     "flips": ("centre", "mirrored centre"),
-    "ten-crop": (*_FIVE, *(f"mirrored {name}" for name in _FIVE)),
+    "ten-crop": _TEN,
+    "twenty-crop": (*_TEN, *(f"{name} of {SECOND_RANGE}" for name in _TEN)),
 }
 
 
@@ -44,9 +48,13 @@ def crop_views(image: Image.Image, size: int, recipe: str) -> list[Image.Image]:
     if recipe not in VIEWS:
         legal = ", ".join(VIEWS) + nearest(recipe, VIEWS)
         raise ConfigError(f"views '{recipe}' are unknown; legal are {legal}")
-    if recipe == "ten-crop":
-        square = adm_crop(image, int(CROP_RANGE * size))
-        return [*_five(square, size), *_five(_mirrored(square), size)]
+    ranges = {"ten-crop": (CROP_RANGE,), "twenty-crop": (CROP_RANGE, SECOND_RANGE)}
+    if recipe in ranges:
+        squares = [adm_crop(image, int(ratio * size)) for ratio in ranges[recipe]]
+        return [
+            view for square in squares for whole in (square, _mirrored(square))
+            for view in _five(whole, size)
+        ]  # fmt: skip
     centre = adm_crop(image, size)
     return [centre, _mirrored(centre)][: len(VIEWS[recipe])]
 

@@ -30,6 +30,7 @@ FORMAT = "tessera token shards"
 VERSION = 1
 MAX_SAMPLES = 1 << 28  # of one shard
 _COLUMNS = ("offsets", "sizes", "labels")
+_CAPTIONS = ("caption_offsets", "caption_sizes")  # there where some sample has a caption
 _HASH_DIGITS = 64
 _NO_COLUMN = np.zeros(0, np.int64)
 
@@ -44,6 +45,8 @@ class ShardRecord:
         offsets: int64 (n,), first byte of each sample's ``.tok`` member.
         sizes: int64 (n,), bytes of the member.
         labels: int64 (n,), class of the sample, -1 where it has none.
+        caption_offsets, caption_sizes: alike, of its caption's features, -1 where it has none;
+            empty where no sample has any.
     """
 
     file: str
@@ -52,6 +55,8 @@ class ShardRecord:
     offsets: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
     sizes: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
     labels: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
+    caption_offsets: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
+    caption_sizes: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
 
     @property
     def samples(self) -> int:
@@ -63,7 +68,8 @@ class ShardRecord:
         facts: dict[str, Any] = {
             "file": self.file, "samples": self.samples, "bytes": self.bytes, "sha256": self.sha256,
         }  # fmt: skip
-        return facts | {name: pack_column(getattr(self, name)) for name in _COLUMNS}
+        named = _COLUMNS + (_CAPTIONS if (self.caption_offsets >= 0).any() else ())
+        return facts | {name: pack_column(getattr(self, name)) for name in named}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> ShardRecord:
@@ -80,11 +86,18 @@ class ShardRecord:
             raise ValueError(f"'{file}' has {samples!r} samples and {size!r} bytes")
         if not 0 <= samples <= MAX_SAMPLES:
             raise ValueError(f"{samples} samples in one shard")
-        columns = {name: unpack_column(plain[name], samples) for name in _COLUMNS}
+        named = _COLUMNS + (_CAPTIONS if _CAPTIONS[0] in plain else ())
+        columns = {name: unpack_column(plain[name], samples) for name in named}
         offsets, sizes = columns["offsets"], columns["sizes"]
         # The end is compared without a sum, which could overflow.
         if samples and (min(offsets.min(), sizes.min()) < 0 or (sizes > size - offsets).any()):
             raise ValueError(f"samples of '{file}' lie outside its {size} bytes")
+        if _CAPTIONS[0] in plain:
+            starts, lengths = (columns[name] for name in _CAPTIONS)
+            none = (starts == -1) & (lengths == -1)
+            inside = (starts >= 0) & (lengths >= 0) & (lengths <= size - starts)
+            if not (none | inside).all():
+                raise ValueError(f"captions of '{file}' lie outside its {size} bytes")
         return cls(file=file, bytes=size, sha256=str(plain["sha256"]), **columns)
 
 

@@ -1,6 +1,8 @@
-"""The members of a token shard: KEY.tok and, where the sample has a label, KEY.cls behind it.
+"""The members of a token shard: KEY.tok, and behind it KEY.cls and KEY.npy where there are such.
 
     | header 512 | .tok, filled up to 512 | header 512 | label, filled up to 512 |   one sample
+
+KEY.npy holds the features of the sample's caption (`tok_core.caption_features`).
 
 Headers say nothing but name and size (no time, no owner), so that equal samples give equal bytes.
 Members are whole blocks: a shard is its samples one after the other and two empty blocks.
@@ -17,24 +19,33 @@ from typing import NamedTuple
 from tok_core.token_file import TokenFile, dumps
 
 BLOCK = tarfile.BLOCKSIZE
-NO_LABEL = -1  # in the index
+NO_LABEL = NO_CAPTION = -1  # in the index
 
 
 class Sample(NamedTuple):
-    """One sample of a shard: unique key, tokens (views first where there are several), label."""
+    """One sample of a shard: unique key, tokens (views first where there are several), label.
+
+    ``caption`` is the ``.npy`` file of its caption's features, or None.
+    """
 
     key: str
     file: TokenFile
     label: int | None = None
+    caption: bytes | None = None
 
 
 class PackedSamples(NamedTuple):
-    """Samples as they stand in a tar file, with the place of each ``.tok`` member in ``data``."""
+    """Samples as they stand in a tar file, with the places of their members in ``data``.
+
+    Those of captions are -1 where a sample has none.
+    """
 
     data: bytes
     offsets: list[int]
     sizes: list[int]
     labels: list[int]
+    caption_offsets: list[int]
+    caption_sizes: list[int]
 
 
 def pack_samples(samples: list[Sample]) -> PackedSamples:
@@ -45,7 +56,8 @@ def pack_samples(samples: list[Sample]) -> PackedSamples:
     """
     data = bytearray()
     offsets, sizes, labels = [], [], []
-    for key, file, label in samples:
+    caption_offsets, caption_sizes = [], []
+    for key, file, label, caption in samples:
         tokens = dumps(file)
         data += _header(f"{key}.tok", len(tokens))
         offsets.append(len(data))
@@ -55,7 +67,12 @@ def pack_samples(samples: list[Sample]) -> PackedSamples:
         if label is not None:
             text = str(label).encode()
             data += _header(f"{key}.cls", len(text)) + _filled(text)
-    return PackedSamples(bytes(data), offsets, sizes, labels)
+        if caption is not None:
+            data += _header(f"{key}.npy", len(caption))
+        caption_offsets.append(NO_CAPTION if caption is None else len(data))
+        caption_sizes.append(NO_CAPTION if caption is None else len(caption))
+        data += _filled(caption or b"")
+    return PackedSamples(bytes(data), offsets, sizes, labels, caption_offsets, caption_sizes)
 
 
 def end_mark(size: int) -> bytes:

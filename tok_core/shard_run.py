@@ -34,6 +34,9 @@ from tok_core.shard_plan import ShardPlan
 PLAN = "plan.json"
 SOURCES = "sources.jsonl"
 _COPIED = 1 << 20  # bytes copied at once
+# Columns of a shard: places count from its beginning, the others are what they are.
+_PLACES = ("offsets", "caption_offsets")
+_NUMBERS = ("sizes", "labels", "caption_sizes")
 
 
 class ShardRun:
@@ -197,7 +200,7 @@ class ShardRun:
         """
         packed = pack_samples(samples)
         write_bytes(self.work / _part_file(part, ".tar"), packed.data, force=True)
-        columns = {"offsets": packed.offsets, "sizes": packed.sizes, "labels": packed.labels}
+        columns = {name: getattr(packed, name) for name in (*_PLACES, *_NUMBERS)}
         facts = {"bytes": len(packed.data), "skipped": list(skipped), **columns}
         _write_json(self.work / _part_file(part, ".json"), facts)
 
@@ -232,14 +235,15 @@ class ShardRun:
         digest = hashlib.sha256()
         size = 0
         skipped: list[Mapping[str, str]] = []
-        columns: dict[str, list[int]] = {"offsets": [], "sizes": [], "labels": []}
+        columns: dict[str, list[int]] = {name: [] for name in (*_PLACES, *_NUMBERS)}
         name = _shard_file(shard, ".tar")
         with atomic_file(self.work / name, force=True) as file:
             for part in parts:
                 facts = json.loads((self.work / _part_file(part, ".json")).read_bytes())
-                columns["offsets"] += [size + offset for offset in facts["offsets"]]
-                columns["sizes"] += facts["sizes"]
-                columns["labels"] += facts["labels"]
+                for place in _PLACES:
+                    columns[place] += [at if at < 0 else size + at for at in facts[place]]
+                for number in _NUMBERS:
+                    columns[number] += facts[number]
                 skipped += facts["skipped"]
                 size += facts["bytes"]
                 with open(self.work / _part_file(part, ".tar"), "rb") as source:

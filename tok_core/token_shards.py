@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tok_core.caption_features import MOST_BYTES, SUFFIX, read_features
 from tok_core.errors import MediaError, TokenError
 from tok_core.shard_index import ShardIndex, ShardRecord, read_index
 from tok_core.shard_members import BLOCK
@@ -156,6 +157,27 @@ class TokenShards:
         file = self.token_file(index)
         codes = file.codes[view] if len(self.views) > 1 else file.codes
         return torch.from_numpy(_in_spec_order(codes, self.spec)), self.label(index)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether some sample has features of a caption."""
+        return any((shard.caption_offsets >= 0).any() for shard in self.index.shards)
+
+    def caption(self, index: int) -> Tensor | None:
+        """Return the features of a sample's caption, float32 (n, C), or None.
+
+        Raises:
+            MediaError: shard or member is missing, cut off or damaged; names both.
+        """
+        shard, place = self._place(index)
+        record = self.index.shards[shard]
+        if not len(record.caption_offsets) or record.caption_offsets[place] < 0:
+            return None
+        start, size = int(record.caption_offsets[place]), int(record.caption_sizes[place])
+        name = self.name(index).removesuffix(".tok") + SUFFIX
+        if size > MOST_BYTES:
+            raise MediaError(f"{name} has {size} bytes; captions of up to {MOST_BYTES} are read")
+        return torch.from_numpy(read_features(self._read(shard, start, size), name))
 
     def token_file(self, index: int) -> TokenFile:
         """Return everything that is stored of one sample: codes of all views, extent, rate.

@@ -33,6 +33,13 @@ Labels = Annotated[
         show_default="all, in turn",
     ),
 ]  # fmt: skip
+Captions = Annotated[
+    Path | None,
+    typer.Option(
+        "--captions", metavar="NPY", show_default=False,
+        help="Caption features, a .npy file or a folder of them, taken in turn.",
+    ),
+]  # fmt: skip
 Grid = Annotated[
     Path | None, typer.Option("--grid", metavar="PNG", help="Contact sheet of the pictures.")
 ]
@@ -55,6 +62,7 @@ def generate(
     tokenizer: Part = None,
     num: Annotated[int, typer.Option("--num", "-n", min=1, help="How many in all.")] = 16,
     labels: Labels = None,
+    captions: Captions = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the whole set.")] = 0,
     guidance: Annotated[float, typer.Option("--guidance", "-g", help="Scale; 1 is none.")] = 1.0,
     schedule: Annotated[str, typer.Option(help="How the scale changes.")] = "constant",
@@ -90,12 +98,29 @@ def generate(
         "guidance_scale": guidance, "guidance_schedule": schedule, "guidance_power": power,
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "num_inference_steps": steps,
     }  # fmt: skip
-    maker = Maker(pipe, _labels(labels, classes), seed=seed, batch=batch_size, settings=settings)
+    maker = Maker(
+        pipe, _labels(labels, classes), seed=seed, batch=batch_size, settings=settings,
+        captions=_captions(captions, pipe.generator.captions),
+    )  # fmt: skip
     make_folder(output)
     pipe.set_progress_bar_config(disable=True)
     if per_shard is not None:
         return _shards(maker, output, num, per_shard)
     return _files(maker, output, num, grid, force)
+
+
+def _captions(path: Path | None, shape: tuple[int, int] | None) -> Any:
+    from tessera.caption_files import read_captions
+    from tok_core.errors import ConfigError
+
+    if path is not None:
+        return read_captions(path, shape)
+    if shape is not None:
+        raise ConfigError(
+            f"this generator takes captions; give --captions with .npy files of up to {shape[0]} "
+            f"positions of {shape[1]} features."
+        )
+    return ()
 
 
 def _labels(text: str | None, classes: int) -> list[int]:

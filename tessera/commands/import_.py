@@ -17,22 +17,26 @@ if TYPE_CHECKING:
 class Family(StrEnum):
     """Whose checkpoints; each family has an importer of its own."""
 
+    kl = "kl"
     llamagen = "llamagen"
     maskgit = "maskgit"
     rar = "rar"
     robustok = "robustok"
     titok = "titok"
+    tokenbridge = "tokenbridge"
     tokenflow = "tokenflow"
     vqgan = "vqgan"
     wavtokenizer = "wavtokenizer"
 
 
 IMPORTERS = {
+    Family.kl: "vision_tok.import_token_bridge:import_token_bridge",
     Family.llamagen: "generators.import_llamagen:import_llamagen",
     Family.maskgit: "generators.import_maskgit:import_maskgit",
     Family.rar: "generators.import_rar:import_rar",
     Family.robustok: "vision_tok.import_robus_tok:import_robus_tok",
     Family.titok: "vision_tok.import_titok:import_titok",
+    Family.tokenbridge: "generators.import_token_bridge:import_token_bridge",
     Family.tokenflow: "vision_tok.import_token_flow:import_token_flow",
     Family.vqgan: "vision_tok.import_vqgan:import_vqgan",
     Family.wavtokenizer: "audio_tok.import_wav_tokenizer:import_wav_tokenizer",
@@ -44,8 +48,10 @@ MARKS = {
     Family.rar: ("target_aware_pos_embed",),
     Family.robustok: ("encoder.latent_tokens",),  # it has a VQGAN's post_quant_conv, too
     Family.titok: ("latent_tokens",),
+    Family.tokenbridge: ("channel_embed",),
     Family.tokenflow: ("quantize.embedding_vqkd.",),  # it has all of a VQGAN's names, too
     Family.vqgan: ("post_quant_conv.",),
+    Family.kl: ("post_quant_conv.", "decoder.up_blocks."),  # a VQGAN's names, but no codebook
     Family.wavtokenizer: ("feature_extractor.",),
 }
 Checkpoint = Annotated[
@@ -63,10 +69,11 @@ FamilyOption = Annotated[
     Family | None,
     typer.Option(
         "--family", show_default="told by the names of the tensors",
-        help="llamagen, maskgit, rar: generators (LlamaGen's tokenizers are vqgan); "
-        "robustok: RobusTok, XQ-GAN, ImageFolder; titok: TiTok, One-D-Piece, TA-TiTok, "
-        "MaskGIT-VQGAN; tokenflow: TokenFlow; vqgan: LlamaGen, taming, VAR, diffusers VQModel; "
-        "wavtokenizer: WavTokenizer.",
+        help="kl: KL autoencoders (MAR's KL-16, latent diffusion, diffusers AutoencoderKL), made "
+        "TokenBridge's tokenizer; llamagen, maskgit, rar, tokenbridge: generators (LlamaGen's "
+        "tokenizers are vqgan); robustok: RobusTok, XQ-GAN, ImageFolder; titok: TiTok, "
+        "One-D-Piece, TA-TiTok, MaskGIT-VQGAN; tokenflow: TokenFlow; vqgan: LlamaGen, taming, "
+        "VAR, diffusers VQModel; wavtokenizer: WavTokenizer.",
     ),
 ]  # fmt: skip
 
@@ -127,16 +134,21 @@ def guess_family(checkpoint: str) -> Family:
     from tok_core.official_source import find_official
     from tok_core.official_weights import read_state
     from vision_tok.import_vqgan import WRAPPERS, tokenizer_part
+    from vision_tok.token_bridge import TokenBridgeTokenizer
     from vision_tok.vqgan import VQGAN
 
     path = Path(checkpoint)
     if path.is_dir() and any(path.glob("*.ckpt")):
         return Family.wavtokenizer
-    found = find_official(checkpoint, {}, VQGAN.foreign_classes)
+    foreign = VQGAN.foreign_classes + TokenBridgeTokenizer.foreign_classes
+    found = find_official(checkpoint, {}, foreign)
     if found is None:
         return Family.titok
-    names = tokenizer_part(read_state(found[0], WRAPPERS))
+    names = tokenizer_part(read_state(found[0], (*WRAPPERS, "model_ema")))
+    codebook = any(name.startswith("quantize.") for name in names)
     for family, marks in MARKS.items():
+        if family is Family.vqgan and not codebook:
+            continue
         if any(name.startswith(marks) for name in names):
             return family
     return Family.titok

@@ -34,6 +34,23 @@ def tokenize(
     flips: Annotated[
         bool, typer.Option("--flips", help="Store each picture's mirror image too.")
     ] = False,
+    twenty_crop: Annotated[
+        bool,
+        typer.Option("--twenty-crop", help="Ten crops, and ten more of a tighter centre crop."),
+    ] = False,
+    captions: Annotated[
+        bool,
+        typer.Option(
+            "--captions", help="Store the caption features in NAME.npy beside each file, too."
+        ),
+    ] = False,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", metavar="N", min=1, show_default="the network's own",
+            help="Side of the pictures in pixels, for networks of any size.",
+        ),
+    ] = None,
     per_shard: Annotated[
         int, typer.Option("--per-shard", metavar="N", min=1, help="Files per shard.")
     ] = 10_000,
@@ -64,8 +81,8 @@ def tokenize(
 
     outcome = tokenize(Request(
         input=input, output=output, model=model, per_shard=per_shard, batch_size=batch_size,
-        # Ten crops hold the mirrored ones already.
-        views="ten-crop" if ten_crop else "flips" if flips else None,
+        views=_views(twenty_crop=twenty_crop, ten_crop=ten_crop, flips=flips),
+        captions=captions, size=size,
         processes=processes, device=device, resume=resume, force=force,
     ))  # fmt: skip
     if json:
@@ -74,6 +91,13 @@ def tokenize(
         _table(outcome)
     _summary(outcome)
     return outcome.exit_code
+
+
+def _views(*, twenty_crop: bool, ten_crop: bool, flips: bool) -> str | None:
+    """Return the recipe of the views: the largest asked for, which holds the others."""
+    if twenty_crop:
+        return "twenty-crop"
+    return "ten-crop" if ten_crop else "flips" if flips else None
 
 
 def _table(outcome: Outcome) -> None:

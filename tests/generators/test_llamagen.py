@@ -61,6 +61,7 @@ FORMS = [
     for kind in SPECS
     for options in (
         {}, {"window": 2}, {"slot_head": "causal"}, {"window": 2, "slot_head": "causal"},
+        {"window": 2, "slot_head": "dimension_wise"},
     )
 ]  # fmt: skip
 
@@ -100,7 +101,7 @@ def test_nothing_sees_what_comes_later(kind: str, options: dict[str, Any]) -> No
     ).logits
     earlier = windows[:cell].flatten()
     torch.testing.assert_close(before[:, earlier], after[:, earlier])
-    causal = options.get("slot_head") == "causal" and windows.shape[1] * sequence.shape[2] > 1
+    causal = "slot_head" in options and windows.shape[1] * sequence.shape[2] > 1
     own = windows[cell, 0]
     torch.testing.assert_close(before[:, own, 0], after[:, own, 0])
     last = windows[cell, -1]
@@ -221,7 +222,7 @@ def test_z_loss() -> None:
     ({"window": 5}, "windows of 5 x 5 do not tile a grid of 4 x 6"),
     ({"heads": 5}, "width 32 is no multiple of 5 heads"),
     ({"heads": 16}, "heads are 2 wide"),
-    ({"slot_head": "serial"}, "legal are parallel and causal"),
+    ({"slot_head": "serial"}, "legal are parallel, causal, dim"),
     ({"caption_width": 8}, "exclude each other"),
     ({"spec": SPECS["sound"].to_json()}, "leaves the size along 'time' open"),
 ])  # fmt: skip

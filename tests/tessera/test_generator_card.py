@@ -69,7 +69,7 @@ def test_tokenizer_is_found_by_its_code_hash(run: Path, tmp_path: Path) -> None:
 
 
 def test_scores_tell_real_pictures_from_others() -> None:
-    pictures, labels = real_pictures(64, 48)
+    pictures, _ = real_pictures(64, 48)
     others, theirs = real_pictures(64, 48, start=48)
     reference = seen(pictures)
     real = class_scores(seen(others), theirs, reference)

@@ -199,6 +199,7 @@ def test_no_good_file_at_all(tessera: Tessera, tiny: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("recipe, options", [
     ("ten-crop", ["--ten-crop"]), ("flips", ["--flips"]), ("ten-crop", ["--ten-crop", "--flips"]),
+    ("twenty-crop", ["--twenty-crop"]),
 ])  # fmt: skip
 def test_views_are_stored_with_their_sample(
     tessera: Tessera, tiny: Path, classes: Path, tmp_path: Path, recipe: str, options: list[str]
@@ -207,7 +208,8 @@ def test_views_are_stored_with_their_sample(
     done = tessera("tokenize", classes / "ant", out, "-m", tiny, "--batch-size", 24, *options)
     assert "went through 4 of 4" in done.stderr
     shards = TokenShards(out)
-    assert len(shards.views) == {"ten-crop": 10, "flips": 2}[recipe] and shards.length == 3
+    count = {"twenty-crop": 20, "ten-crop": 10, "flips": 2}[recipe]
+    assert len(shards.views) == count and shards.length == 3
     for i, name in enumerate(("1", "3", "5")):
         for view in range(len(shards.views)):
             codes, _ = shards.item(i, view=view)

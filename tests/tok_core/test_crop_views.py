@@ -51,3 +51,15 @@ def test_small_and_narrow_pictures_fill_every_view(recipe: str, extent: tuple[in
 def test_an_unknown_recipe_names_the_nearest(picture: Image.Image) -> None:
     with pytest.raises(ConfigError, match="did you mean 'ten-crop'"):
         crop_views(picture, 32, "tencrop")
+
+
+def test_twenty_crops_are_ten_of_each_range() -> None:
+    picture = Image.effect_noise((90, 70), 40).convert("RGB")
+    ten, twenty = (crop_views(picture, 40, name) for name in ("ten-crop", "twenty-crop"))
+    assert [t.tobytes() for t in twenty[:10]] == [t.tobytes() for t in ten]
+    tighter = adm_crop(picture, 42)
+    assert twenty[10].tobytes() == tighter.crop((0, 0, 40, 40)).tobytes()
+    assert twenty[14].tobytes() == tighter.crop((1, 1, 41, 41)).tobytes()
+    mirrored = tighter.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert twenty[18].tobytes() == mirrored.crop((2, 2, 42, 42)).tobytes()
+    assert len(twenty) == len(set(VIEWS["twenty-crop"])) == 20

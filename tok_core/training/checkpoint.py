@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tok_core.errors import ConfigError, TesseraError, WeightsError
+from tok_core.training.sharding import sharded_like
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d{8,})")
@@ -131,6 +132,16 @@ def read_json(path: Path) -> Any:
 def load_module(module: nn.Module, path: Path, keep: Callable[[str], bool] = lambda name: True
                 ) -> None:
     """Fill a module from one file; every wanted key on either side must be there."""
+    tensors = fitting(module, path, keep)
+    ours = module.state_dict()
+    placed = {name: sharded_like(tensor, ours[name]) for name, tensor in tensors.items()}
+    module.load_state_dict(placed, strict=False)
+
+
+def fitting(
+    module: nn.Module, path: Path, keep: Callable[[str], bool] = lambda name: True
+) -> dict[str, Tensor]:
+    """Read the tensors of a module; names and shapes must be those of its state."""
     tensors = _read(path)
     wanted = {name: t for name, t in module.state_dict().items() if keep(name)}
     _same_keys(set(tensors), set(wanted), path)
@@ -140,7 +151,7 @@ def load_module(module: nn.Module, path: Path, keep: Callable[[str], bool] = lam
                 f"{path} holds '{name}' with shape {tuple(tensors[name].shape)}, the config makes "
                 f"{tuple(ours.shape)}; resume with the config the run began with"
             )
-    module.load_state_dict(tensors, strict=False)
+    return tensors
 
 
 def optimizer_tensors(
@@ -169,7 +180,8 @@ def load_optimizer(
         name, _, moment = key.rpartition("/")
         parameter = by_name[name]
         # The fused AdamW keeps its step count, too, beside the parameter.
-        optimizer.state[parameter][moment] = tensor.to(parameter.device)
+        like = parameter.detach() if tensor.shape == parameter.shape else tensor
+        optimizer.state[parameter][moment] = sharded_like(tensor, like).to(parameter.device)
 
 
 def save_random_state(folder: Path, process: int) -> None:

@@ -107,6 +107,8 @@ class TrainConfig:
         ema_decay: decay the averaged weights approach; 0 exports the trained weights themselves.
         freeze: prefixes of parameters that stand still.
         train_only: ``decoder`` (all that does not decide codes), or prefixes; all else is frozen.
+        fsdp: shard weights, gradients and moments over the processes (FSDP2), for models that do
+            not fit one GPU; ``accelerate launch --use_fsdp`` does the same.
         device: ``auto`` takes a GPU when there is one.
         find_unused_parameters: DDP's search; needed whenever a step may leave some parameter out.
         workers: loader processes per training process; 0 loads in the loop.
@@ -120,6 +122,7 @@ class TrainConfig:
     ema_decay: Fraction = 0.999
     gradient_checkpointing: bool = False
     compile: bool = False
+    fsdp: bool = False
     seed: Count = 42
     freeze: tuple[str, ...] = ()
     train_only: Literal["decoder"] | tuple[str, ...] | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ema_decay(update: int, decay: float = 0.999) -> float:
@@ -59,3 +61,12 @@ class AveragedModel:
             torch._foreach_lerp_(averaged, current, 1.0 - keep)
         for kept, given in zip(self.model.buffers(), model.buffers(), strict=True):
             kept.copy_(given)
+
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """Yield the averaged model to look at, save or export; every process must enter."""
+        yield self.model
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take averaged weights and buffers by name."""
+        self.model.load_state_dict(tensors)

@@ -25,7 +25,8 @@ from tok_core.contract import Tokenizer, TrainingOutput
 from tok_core.errors import ConfigError
 from tok_core.perturbation_config import PerturbationConfig
 from tok_core.run_config import to_mapping
-from tok_core.training import run_state
+from tok_core.token_pairs import parts_of
+from tok_core.training import run_state, sharding
 from tok_core.training.config import (
     ExportConfig,
     LogConfig,
@@ -49,7 +50,7 @@ from tok_core.training.objective import Objective
 from tok_core.training.position_usage import PositionUsage, usage_picture
 from tok_core.training.progress import TrainingProgress
 from tok_core.training.schedule import epoch_learning_rate, learning_rate
-from tok_core.training.weight_decay import decay_groups
+from tok_core.training.weight_decay import decay_groups, decays
 from tok_core.training_perturbation import TrainingPerturbation, attach_perturbation
 
 
@@ -124,9 +125,13 @@ class Engine:
         self.frozen = freeze(model, prefixes=self.train.freeze, train_only=self.train.train_only)
         if self.train.gradient_checkpointing:
             _enable_gradient_checkpointing(model)
+        if accelerator.is_fsdp2:
+            sharding.name_blocks(accelerator, model)
+            structure = sharding.structure_of(model)
         self.plain = model.to(accelerator.device)
         self.objective = objective.to(accelerator.device)
-        self.average = AveragedModel(self.plain, self.train.ema_decay)
+        if not accelerator.is_fsdp2:
+            self.average = AveragedModel(self.plain, self.train.ema_decay)
         self.perturbation: TrainingPerturbation | None = None
         if config.perturbation is not None:
             self.perturbation = attach_perturbation(self.plain, config.perturbation)
@@ -136,6 +141,8 @@ class Engine:
             self.model, self.optimizer = accelerator.prepare(
                 self.plain, _adamw(self.plain, config.optimizer)
             )
+        if accelerator.is_fsdp2:
+            self.average = sharding.ShardedAverage(structure, self.plain, self.train.ema_decay)
         set_training(self.plain, self.frozen)
         self.objective.train()
 
@@ -216,10 +223,12 @@ class Engine:
         for turn in range(self.train.accumulation):
             batch = next(data)
             self.skipped += batch.skipped
-            x = _on_device(batch.samples, accelerator.device)
+            x, shown, given = parts_of(_on_device(batch.samples, accelerator.device))
             last = turn == self.train.accumulation - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                out = self.model(objective.model_input(x), **objective.model_inputs(x))
+                with self._precision():
+                    inputs = objective.model_inputs(shown) | given
+                    out = self.model(objective.model_input(shown), **inputs)
                 if self.perturbation:
                     self.perturbation.check_asked(self.plain)
                 losses = objective.generator_losses(x, out, self.step)
@@ -275,14 +284,19 @@ class Engine:
         self.discriminator_steps += 1
         return values
 
+    def _precision(self) -> Any:
+        # accelerate wraps a forward in autocast itself, but not that of a sharded model.
+        return self.accelerator.autocast() if self.accelerator.is_fsdp2 else nullcontext()
+
     def _samples_per_step(self) -> int:
         train = self.train
         return train.batch_size * train.accumulation * self.accelerator.num_processes
 
     def _look(self, look: Any) -> Any:
         """Look at the averaged model; every process looks, so that none waits for another."""
-        with torch.no_grad(), untouched_random_state(self.accelerator):
-            return look(self.average.model)
+        quiet = untouched_random_state(self.accelerator)
+        with torch.no_grad(), quiet, self.average.whole() as model:
+            return look(model)
 
     def _pictures(self, log: RunLog) -> None:
         pictures = self._look(self.monitor.pictures)
@@ -321,14 +335,17 @@ def make_accelerator(config: EngineConfig, folder: Path) -> Accelerator:
     require_tracker(config.log.tracker)
     precision = config.train.mixed_precision.replace("none", "no")
     cpu = config.train.device == "cpu" or not torch.cuda.is_available()
+    sharded = sharding.sharding_asked(config.train.fsdp)
     if cpu and precision == "fp16":
         raise ConfigError(
             "train.mixed_precision is 'fp16', which needs a GPU; use 'bf16' or 'none' on a CPU"
         )
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    plugin = sharding.sharding_plugin(precision) if sharded else None
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=precision,
+        fsdp_plugin=plugin,
         log_with=None if config.log.tracker == "none" else config.log.tracker,
         project_dir=str(folder),
         # Buffers hold statistics that are reduced over processes already.
@@ -337,6 +354,8 @@ def make_accelerator(config: EngineConfig, folder: Path) -> Accelerator:
             find_unused_parameters=config.train.find_unused_parameters,
         )],
     )
+    if plugin is not None and getattr(accelerator.state, "fsdp_plugin", None) is not plugin:
+        sharding.shard_on_any_device(accelerator, plugin)
     if accelerator.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True  # official recipes train with TF32 on
         torch.backends.cudnn.allow_tf32 = True
@@ -345,7 +364,9 @@ def make_accelerator(config: EngineConfig, folder: Path) -> Accelerator:
 
 def _adamw(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        decay_groups(module.named_parameters(), config.weight_decay),
+        decay_groups(
+            module.named_parameters(), config.weight_decay, getattr(module, "decays", decays)
+        ),
         lr=config.lr, betas=config.betas, eps=config.eps,
         fused=True,  # one pass over memory; a tiny codec's step became a fifth shorter
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tok_core.errors import TesseraError
 from tok_core.training.checkpoint import latest_checkpoint
+from tok_core.training.sharding import whole
 
 
 def clip_gradients(
@@ -21,7 +22,10 @@ def clip_gradients(
     """Clip to norm ``largest`` (0 = never) and return the norm before clipping, a scalar."""
     accelerator.unscale_gradients(optimizer)
     trained = [p for p in module.parameters() if p.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(trained, largest if largest > 0 else math.inf)
+    # Sharded gradients know the norm of their own part; the whole one decides for all.
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
+    torch.nn.utils.clip_grads_with_norm_(trained, largest if largest > 0 else math.inf, norm)
+    return norm
 
 
 def check_finite(

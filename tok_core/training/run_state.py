@@ -14,6 +14,7 @@ from torch import Tensor
 from tok_core.errors import TesseraError
 from tok_core.training import checkpoint as disk
 from tok_core.training.distributed import seed_process
+from tok_core.training.sharding import whole_tensors
 
 if TYPE_CHECKING:
     from tok_core.training.engine import Engine
@@ -25,15 +26,22 @@ def save(engine: Engine) -> Path:
 
     def write(folder: Path) -> None:
         disk.save_random_state(folder, accelerator.process_index)
-        if not accelerator.is_main_process:
+        main = accelerator.is_main_process
+        # Gathering shards takes every process; writing what came together, one.
+        for name, tensors in (
+            ("model", engine.plain.state_dict()),
+            ("optimizer", disk.optimizer_tensors(engine.optimizer.optimizer, _names(engine))),
+        ):
+            gathered = whole_tensors(tensors, keep=main)
+            if main:
+                disk.save_tensors(gathered, folder / f"{name}.safetensors")
+            del gathered
+        with engine.average.whole() as averaged:
+            if main:
+                disk.save_tensors(averaged.state_dict(), folder / "ema.safetensors")
+        if not main:
             return
-        disk.save_tensors(engine.plain.state_dict(), folder / "model.safetensors")
-        disk.save_tensors(engine.average.model.state_dict(), folder / "ema.safetensors")
         disk.save_tensors(engine.objective.state_dict(), folder / "objective.safetensors")
-        disk.save_tensors(
-            disk.optimizer_tensors(engine.optimizer.optimizer, _names(engine)),
-            folder / "optimizer.safetensors",
-        )
         if engine.discriminator_optimizer:
             disk.save_tensors(
                 disk.optimizer_tensors(engine.discriminator_optimizer.optimizer, _names(engine)),
@@ -74,7 +82,7 @@ def restore(engine: Engine) -> Path | None:
     state = disk.read_json(folder / "state.json")
     disk.check_format(state, folder)
     disk.load_module(engine.plain, folder / "model.safetensors")
-    disk.load_module(engine.average.model, folder / "ema.safetensors")
+    engine.average.load(disk.fitting(engine.plain, folder / "ema.safetensors"))
     disk.load_module(engine.objective, folder / "objective.safetensors")
     disk.load_optimizer(
         engine.optimizer.optimizer, _names(engine), folder / "optimizer.safetensors"
@@ -104,8 +112,9 @@ def start_random_streams(engine: Engine, folder: Path | None) -> None:
 def export(engine: Engine) -> Path:
     """Write the averaged model to ``model/`` in the storage type of the config; return it."""
     folder = engine.folder / "model"
-    if engine.accelerator.is_main_process:
-        model: Any = copy.deepcopy(engine.average.model).cpu()
+    with engine.average.whole() as averaged:
+        model: Any = copy.deepcopy(averaged).cpu() if engine.accelerator.is_main_process else None
+    if model is not None:
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():  # storage only: loading makes it float32 again
                 tensor.data = tensor.data.to(getattr(torch, engine.config.export.dtype))
