@@ -142,9 +142,7 @@ class TokenizerContestant(Contestant):
     # -- sound ---------------------------------------------------------------------------------
 
     def _sounds(self, signals: Sequence[Signal], count: int | None) -> list[Reconstruction]:
-        assert self.spec is not None
-        rate_in = self.spec.input_rate or signals[0].rate or 0
-        rate_out = self.spec.output_rate or rate_in
+        rate_in, rate_out = self._rates(signals[0].rate or 0)
         sounds = [resample(one.unit, one.rate or rate_in, rate_in) for one in signals]
         made: list[Reconstruction | None] = [None] * len(signals)
         order = list(range(len(signals)))
@@ -152,13 +150,23 @@ class TokenizerContestant(Contestant):
             run = self._run(torch.stack([sounds[i] for i in places]), count)
             for row, place in enumerate(places):
                 code = None if run["codes"] is None else run["codes"][row : row + 1]
+                # A continuous codec decodes whole frames; tokens know how long the sound was.
+                length = sounds[place].shape[-1] * rate_out // rate_in
                 made[place] = Reconstruction(
-                    run["decoded"][row], rate=rate_out, tokens=code,
+                    run["decoded"][row][..., :length], rate=rate_out, tokens=code,
                     bytes_on_disk=self._bytes(code, signals[place], None),
                     encode_seconds=run["encode"] / len(places),
                     decode_seconds=run["decode"] / len(places),
                 )  # fmt: skip
         return [one for one in made if one is not None]
+
+    def _rates(self, given: int) -> tuple[int, int]:
+        """Return the rates that go in and come out, in Hz; ``given`` where a model takes any."""
+        if self.spec is None:
+            rate = int(self.model.config["sample_rate"])
+            return rate, rate
+        rate = self.spec.input_rate or given
+        return rate, self.spec.output_rate or rate
 
     # -- the network ---------------------------------------------------------------------------
 

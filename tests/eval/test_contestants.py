@@ -270,3 +270,43 @@ def test_transformers_codecs(tmp_path: Path) -> None:
 def test_transformers_missing_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match="needs the package transformers"):
         contestant("mimi:somewhere", "audio", device="cpu")
+
+
+def test_continuous_models_beside_their_tokenizers(tmp_path: Path) -> None:
+    """A table shows what quantizing every dimension costs; the continuous one has no bytes."""
+    from audio_tok.dimension_wise_codec import DimensionWiseCodec
+    from audio_tok.kl_codec import KLCodec
+    from vision_tok.kl_autoencoder import KLAutoencoder
+    from vision_tok.token_bridge import TokenBridgeTokenizer
+
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 4}
+    vae = KLAutoencoder(sizes | {"layers_per_block": 1}, image_size=16).eval()
+    parts = {"encoder_width": 4, "latent_dim": 4, "width": 32, "hidden": 48, "layers": 1}
+    codec = KLCodec(sample_rate=RATE, strides=[2, 2, 4], **parts).eval()
+    seen = [torch.rand(2, 3, 16, 16) * 2 - 1], [torch.rand(2, 1, 640) - 0.5]
+    made = {
+        "vae": vae, "codec": codec,
+        **{f"vae-{bits}": TokenBridgeTokenizer.calibrated(vae, seen[0], bits=bits)
+           for bits in (2, 8)},
+        **{f"codec-{bits}": DimensionWiseCodec.calibrated(codec, seen[1], bits=bits)
+           for bits in (2, 8)},
+    }  # fmt: skip
+    for name, model in made.items():
+        model.save_pretrained(tmp_path / name)
+    for sense, name, signals in (
+        ("image", "vae", pictures((16, 16), (16, 16))), ("audio", "codec", [sound(0.1)])
+    ):  # fmt: skip
+        rows = {
+            key: contestant(str(tmp_path / key), sense, device="cpu").reconstruct(signals)
+            for key in (name, f"{name}-2", f"{name}-8")
+        }
+        assert all(one.values.shape == s.values.shape for one, s in
+                   zip(rows[name], signals, strict=True))  # fmt: skip
+        assert rows[name][0].bytes_on_disk is None and rows[f"{name}-8"][0].bytes_on_disk
+
+        def cost(key: str, rows: dict = rows, name: str = name) -> float:
+            whole, part = rows[name][0].values.float(), rows[key][0].values.float()
+            return float((whole - part).square().mean())
+
+        assert 0 < cost(f"{name}-8") < 0.3 * cost(f"{name}-2")

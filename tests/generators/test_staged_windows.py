@@ -19,7 +19,7 @@ from tok_core.run_config import from_mapping, to_yaml
 from vision_tok.vqgan import VQGAN
 
 FRESH = {"fuse": "fresh", "unfuse": "fresh"}
-FIRST, SECOND = 80, 12
+FIRST, SECOND = 80, 4
 
 
 @pytest.fixture(scope="module")
