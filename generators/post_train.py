@@ -21,6 +21,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from audio_tok.audio_data import AudioDataConfig, open_audio
 from audio_tok.train import AudioRun, audio_sense
 from generators.pair_maker import Crew, PairMaker, PairsConfig, make_pairs
@@ -169,6 +171,18 @@ def _with_pairs(config: Any) -> Any:
 
 def _check(config: Any, model: Any) -> None:
     _open_pairs(config.data).check(model, _settings(config.data))
+    dtype = getattr(torch, config.export.dtype)
+    if config.data.pairs.mode == "tokens" and not _kept_in(model, dtype):
+        raise ConfigError(
+            f"export.dtype {config.export.dtype} would round encoder and codebook and so change "
+            "the code hash; set it to float32."
+        )
+
+
+def _kept_in(model: Any, dtype: torch.dtype) -> bool:
+    """Return whether what decides the codes survives a cast, as that of shipped models does."""
+    ours = (p for n, p in model.named_parameters() if n.startswith(model.code_prefixes))
+    return all(torch.equal(p, p.to(dtype).to(p.dtype)) for p in ours)
 
 
 if __name__ == "__main__":

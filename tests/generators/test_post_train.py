@@ -222,6 +222,8 @@ def test_what_is_refused(
     assert "less than or equal to 1" in error(**{"data.pairs.preservation": 1.5})
     assert "the size it was trained on" in error(**{"data.size": 32})
     assert "has no class" in error(**{"data.source": "natural"})
+    assert "would round encoder and codebook" in error(**{"export.dtype": "float16"})
+    shutil.rmtree(tmp_path / "pairs")
     nowhere = {"data.pairs.generator": "null", "data.pairs.path": tmp_path / "nowhere"}
     assert "nowhere" in error(**nowhere)
     assert main(recipe(tmp_path, models)) == 0

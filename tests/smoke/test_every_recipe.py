@@ -16,8 +16,10 @@ from PIL import Image
 from audio_tok.dimension_wise_codec import DimensionWiseCodec
 from audio_tok.kl_codec import KLCodec
 from audio_tok.train import main as train_codec
-from generators.contract import UNCONDITIONAL, Condition
+from generators.contract import UNCONDITIONAL, Condition, fixed_spec
 from generators.drawing import draw_codes
+from generators.llamagen import LlamaGen
+from generators.post_train import main as post_train
 from tessera.cli import run
 from tok_core.loading import load
 from tok_core.run_config import read_recipe
@@ -35,7 +37,8 @@ CODECS = [path for path in EVERY if path.stem.startswith(OF_SOUND)]
 SEQUENCES = [path for path in EVERY if path.stem.startswith("generator-")]
 # Those that read token shards are trained in test_every_generator.py.
 GENERATORS = [path for path in SEQUENCES if "path" not in read_recipe(path)["data"]]
-RECIPES = [path for path in EVERY if path not in CODECS + SEQUENCES]
+AFTERWARDS = [path for path in EVERY if path.stem.startswith("post-train-")]
+RECIPES = [path for path in EVERY if path not in CODECS + SEQUENCES + AFTERWARDS]
 STEPS = 12
 TEACHER = {"hidden_channels": 32, "channel_mult": [1, 1, 1, 1], "num_res_blocks": 1,
            "z_channels": 8}  # fmt: skip
@@ -238,6 +241,34 @@ def test_generator_recipe_trains_and_its_model_draws(path: Path, folder: Path) -
     codes = draw_codes(model, labels, seeds=[0])
     model.spec.check(codes)
     model.check_fits(load(tokenizer))
+
+
+@pytest.mark.parametrize("path", AFTERWARDS, ids=lambda path: path.stem)
+def test_post_training_recipe_trains_a_decoder(path: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"channels": 32, "multipliers": [1, 1, 1, 1], "res_blocks": 1, "attention": []}
+    tokenizer = VQGAN(**SMALL_VQGAN | {"encoder_sizes": sizes, "decoder_sizes": sizes}).eval()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    LlamaGen(
+        spec=fixed_spec(tokenizer.spec).to_json(), code_hash=tokenizer.code_hash(), classes=12,
+        width=32, layers=1, heads=2,
+    ).save_pretrained(tmp_path / "generator")  # fmt: skip
+    objective = read_recipe(path)["objective"]
+    settings: dict[str, Any] = {
+        "train.steps": STEPS, "train.batch_size": 4, "train.workers": 0, "train.device": "cpu",
+        "train.mixed_precision": "none", "log.every": 4, "log.tracker": "none",
+        "log.validate_every": 6, "validation_images": 4, "schedule.warmup": 2,
+        "model.from": tmp_path / "tokenizer", "data.source": "classes", "data.size": 32,
+        "data.pairs.generator": tmp_path / "generator", "data.pairs.path": tmp_path / "pairs",
+        "data.pairs.count": 6, "export.dtype": "float32", "objective.perceptual": "weightless",
+    }  # fmt: skip
+    if objective.get("discriminator"):
+        settings |= {"objective.discriminator_trunk": TRUNK, "schedule.warmup": 0}
+    words = ["--config", str(path), "--out", str(tmp_path / "run")]
+    assert post_train([*words, *(f"--set={key}={value}" for key, value in settings.items())]) == 0
+    model = load(tmp_path / "run" / "model")
+    assert model.code_hash() == tokenizer.code_hash()
+    assert model.weights_hash() != tokenizer.weights_hash()
 
 
 @pytest.mark.parametrize(
