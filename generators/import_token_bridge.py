@@ -26,6 +26,7 @@ from torch import Tensor
 
 from generators.token_bridge import TokenBridge
 from tok_core.errors import ConfigError, WeightsError
+from tok_core.frequency_order import KL16_ORDER
 from tok_core.gaussian_levels import gaussian_table
 from tok_core.model import Model
 from tok_core.official_fit import check_agreement, fill
@@ -37,8 +38,6 @@ WRAPPERS = ("model_ema", "model")
 # Buffers: they follow from the sizes, or (levels) are read apart.
 LEVELS = "reconstruction_values"
 BUFFERS = ("channel_mask", LEVELS, "boundaries")
-# Of the released code for the VAE of MAR, found by looking at frequencies; in no file.
-KL16_ORDER = (8, 1, 10, 9, 6, 12, 4, 0, 3, 11, 7, 14, 2, 15, 13, 5)
 # Heads of the released sizes, by the width of the encoder.
 HEADS = {768: 12, 1024: 16, 1280: 16}
 _TABLES = {

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generators.caption_features import caption_condition
+from generators.caption_condition import caption_condition
 from generators.contract import Condition, Generator
 from generators.drawing import draw_codes, seeds_of
 from generators.guidance import Guidance

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from generators.caption_features import padded_left
+from generators.caption_condition import padded_left
 from generators.contract import fixed_spec
 from tok_core.errors import ConfigError, MediaError
 from tok_core.token_spec import TokenSpec

@@ -18,7 +18,7 @@ from typing import Any
 from tok_core.training.model_card import FinishedRun, card_command, ship_run
 
 PER_CLASS = 50
-GUIDANCE = (1.0, 1.5, 2.0, 3.0)
+GUIDANCE = (1.0, 2.0, 4.0)
 CARD = """\
 # {name}
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from tok_core.errors import MediaError
 
+# Of KL-16, as published (in code, not in the checkpoints): slot k predicts dimension ORDER[k].
+KL16_ORDER = (8, 1, 10, 9, 6, 12, 4, 0, 3, 11, 7, 14, 2, 15, 13, 5)
 CUT_OFF = 0.25  # cycles per cell or frame; Nyquist is 0.5
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
+from tok_core.frequency_order import KL16_ORDER
 from tok_core.official_fit import fill, recognised_parts
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
@@ -21,7 +22,7 @@ from vision_tok.import_vqgan import WRAPPERS, tokenizer_part
 from vision_tok.infer_titok import shapes_of
 from vision_tok.infer_token_bridge import is_kl16, network_of, plain_options, settings_of
 from vision_tok.kl_autoencoder import KLAutoencoder
-from vision_tok.token_bridge import KL16_ORDER, TokenBridgeTokenizer
+from vision_tok.token_bridge import TokenBridgeTokenizer
 
 _PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 

@@ -24,6 +24,7 @@ from tok_core.dimension_calibration import calibrate
 from tok_core.dimension_wise_config import OPTIONS, DimensionWiseConfig
 from tok_core.dimension_wise_tokenizer import DimensionWiseTokenizer
 from tok_core.errors import ConfigError, TokenError
+from tok_core.frequency_order import KL16_ORDER
 from tok_core.official_source import OfficialSource
 from tok_core.strict_loading import CONFIG, read_config
 from tok_core.token_spec import Axis, TokenSpec
@@ -41,9 +42,6 @@ from vision_tok.kl_autoencoder import KLAutoencoder
 
 if TYPE_CHECKING:
     from typing import Self
-
-# In which order the published generators predict KL-16's channels.
-KL16_ORDER = (8, 1, 10, 9, 6, 12, 4, 0, 3, 11, 7, 14, 2, 15, 13, 5)
 
 
 class TokenBridgeTokenizer(OfficialSource, DiffusersAutoencoder, DimensionWiseTokenizer):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from generators.caption_features import caption_condition, padded_left
+from generators.caption_condition import caption_condition, padded_left
 from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
 from generators.pipelines import TokenAudioPipeline, TokenImagePipeline

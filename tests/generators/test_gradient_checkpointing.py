@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from generators.caption_features import caption_condition
+from generators.caption_condition import caption_condition
 from generators.contract import Condition, Generator, fixed_spec
 from generators.llamagen import LlamaGen
 from generators.maskgit import MaskGIT

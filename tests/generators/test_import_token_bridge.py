@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from generators.import_token_bridge import (
-    KL16_ORDER,
     LEVELS,
     import_token_bridge,
     natural_spec,
@@ -22,6 +21,7 @@ from generators.rar import RAR
 from generators.token_bridge import TokenBridge
 from tessera.cli import run
 from tok_core.errors import ConfigError, WeightsError
+from tok_core.frequency_order import KL16_ORDER
 from tok_core.gaussian_levels import gaussian_levels
 from tok_core.loading import load
 from tok_core.token_spec import Axis, TokenSpec

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from generators.caption_features import caption_condition
+from generators.caption_condition import caption_condition
 from generators.contract import Condition
 from generators.drawing import draw_codes
 from generators.guidance import Guidance

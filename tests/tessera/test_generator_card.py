@@ -45,7 +45,7 @@ def test_card_and_scores(
     target = tmp_path / "shipped"
     assert generator_card.main([str(run), str(target), "--machine", "nothing much"]) == 0
     scores = json.loads((target / "scores.json").read_text())
-    assert scores["scores"].keys() == {"real", "reconstructed", "1", "1.5", "2", "3"}
+    assert scores["scores"].keys() == {"real", "reconstructed", "1", "2", "4"}
     assert scores["pictures"] == 12 and scores["loss"] > 5
     card = (target / "README.md").read_text()
     assert "2 x 2 tokens of `vqgan-tiny`" in card and "pictures of 16 pixels" in card

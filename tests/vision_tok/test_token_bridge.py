@@ -16,13 +16,14 @@ from torch import Tensor
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError, WeightsError
+from tok_core.frequency_order import KL16_ORDER
 from tok_core.loading import load
 from tok_core.training.freezing import freeze, set_training
 from vision_tok.autoencoder_kl import autoencoder_class
 from vision_tok.autoencoder_kl_keys import latent_diffusion_names
 from vision_tok.import_token_bridge import import_token_bridge
 from vision_tok.kl_autoencoder import KLAutoencoder
-from vision_tok.token_bridge import KL16_ORDER, TokenBridgeTokenizer
+from vision_tok.token_bridge import TokenBridgeTokenizer
 
 SMALL: dict[str, Any] = {
     "block_out_channels": [8, 8, 16], "layers_per_block": 1, "latent_channels": 4,
