@@ -1,12 +1,12 @@
 """LlamaGen's shapes on a GPU: steps one by one, as CUDA graphs, and compiled as well.
 
-    python benchmarks/llamagen_gpu.py [--seconds 100] [--out FILE] [--small]
+    python benchmarks/llamagen_gpu.py [--seconds 100] [--out FILE] [--force] [--small]
 
 256 tokens after one class token, guidance on (two rows per sample), greedy.  The limit is reading:
 every weight once per step and the keys and values there are, at what a copy reaches here in the
 same run.  The peer is transformers' LlamaForCausalLM of B's sizes with its static cache, plain and
 through torch.compile with CUDA graphs.  Every row is written as soon as it is there; what does not
-fit the time is named.
+fit the time is named, and a later call on the same kind of device goes on with it.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Case(NamedTuple):
 
 HALF, FLOAT = torch.bfloat16, torch.float32
 CASES = [
-    Case("B", HALF, "counted", BATCHES, 6), Case("B", HALF, "graph", BATCHES, 6),
+    Case("B", HALF, "counted", BATCHES, 65), Case("B", HALF, "graph", BATCHES, 6),
     Case("XL", HALF, "graph", BATCHES, 10), Case("B", HALF, "compiled graph", BATCHES, 25),
-    Case("B", HALF, "peer", BATCHES, 8), Case("B", FLOAT, "counted", (1,), 3),
+    Case("B", HALF, "peer", BATCHES, 30), Case("B", FLOAT, "counted", (1,), 20),
     Case("B", FLOAT, "graph", (1,), 3), Case("XL", HALF, "compiled graph", BATCHES, 30),
-    Case("XL", HALF, "counted", BATCHES, 14), Case("L", HALF, "counted", BATCHES, 10),
+    Case("XL", HALF, "counted", BATCHES, 90), Case("L", HALF, "counted", BATCHES, 75),
     Case("L", HALF, "graph", BATCHES, 8), Case("L", HALF, "compiled graph", BATCHES, 25),
     Case("B", FLOAT, "compiled graph", (1,), 20), Case("B", HALF, "peer, compiled", (1, 8), 45),
 ]  # fmt: skip
@@ -143,12 +143,29 @@ def shown(row: dict[str, Any]) -> str:
     )
 
 
+def kept_rows(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what an earlier call measured in full on such a device."""
+    if not path.is_file():
+        return []
+    before = json.loads(path.read_text())
+    if any(before[name] != facts[name] for name in ("device", "torch", "tokens")):
+        return []
+    whole = {case_of(row) for row in before["rows"] if "case_seconds" in row}
+    return [row for row in before["rows"] if case_of(row) in whole]
+
+
+def case_of(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what a row belongs to."""
+    return row["shape"], row["dtype"], row["way"]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print rows as they come and keep the JSON up to date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=100, help="begin nothing that ends later")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--force", action="store_true", help="forget what --out holds")
     parser.add_argument("--small", action="store_true", help="a try that also runs on the CPU")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
@@ -161,8 +178,13 @@ def main(arguments: list[str] | None = None) -> None:
         "device": name, "torch": torch.__version__, "copy_gigabytes_per_second": rate,
         "tokens": options.tokens, "rows": [],
     }  # fmt: skip
+    if not options.force:
+        result["rows"] = kept_rows(options.out, result)
+    done = {case_of(row) for row in result["rows"]}
     print(f"{name}, torch {torch.__version__}, a copy reaches {rate:.0f} GB/s", flush=True)
     for case in SMALL_CASES if options.small else CASES:
+        if (case.shape, str(case.dtype).removeprefix("torch."), case.way) in done:
+            continue
         left = options.seconds - (time.perf_counter() - start)
         rows: Any = rows_of(case, options.tokens, rate, device)
         if left < case.seconds:

@@ -32,6 +32,8 @@ def test_writes_what_it_measured(benchmark: Any, tmp_path: Path) -> None:
     measured = [row for row in result["rows"] if "tokens_per_second" in row]
     expected = sum(len(case.batches) for case in benchmark.SMALL_CASES)
     assert len(measured) == expected and not any("error" in row for row in result["rows"])
+    benchmark.main(["--small", "--tokens", "16", "--seconds", "0", "--out", str(out)])
+    assert json.loads(out.read_text())["rows"] == result["rows"], "nothing is measured again"
     for row in measured:
         seconds = row["batch"] * 16 / row["tokens_per_second"]
         assert row["ms_per_step"] == pytest.approx(seconds / 16 * 1e3)
@@ -46,7 +48,7 @@ def test_errors_and_lack_of_time_are_rows(
     assert len(rows) == len(benchmark.SMALL_CASES) and all("skipped" in row for row in rows)
     case = benchmark.SMALL_CASES[0]._replace(shape="none of these")
     monkeypatch.setattr(benchmark, "SMALL_CASES", [case, benchmark.SMALL_CASES[0]])
-    benchmark.main(["--small", "--tokens", "16", "--out", str(out)])
+    benchmark.main(["--small", "--tokens", "16", "--force", "--out", str(out)])
     rows = json.loads(out.read_text())["rows"]
     assert "KeyError" in rows[0]["error"] and "tokens_per_second" in rows[1]
 
