@@ -14,10 +14,11 @@ from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
 from generators.maskgit import MaskGIT
 from generators.pair_maker import PairMaker, PairsConfig, keep_mask, make_pairs
-from generators.post_train import main
+from generators.post_train import ImagePostTraining, main
 from tests.tiny_audio import tiny_codec
 from tok_core.loading import load
 from tok_core.procedural_images import ProceduralClasses
+from tok_core.run_config import load_config
 from tok_core.token_pairs import PairSource
 from tok_core.token_shards import TokenShards
 from vision_tok.vqgan import VQGAN
@@ -238,3 +239,16 @@ def test_what_is_refused(
     stranger.save_pretrained(tmp_path / "stranger")
     wrong = {**without, "model.from": tmp_path / "stranger"}
     assert "give the one that made them" in error(**wrong)
+
+
+def test_recipes_have_the_published_numbers() -> None:
+    configs = Path(__file__).parents[2] / "assets" / "configs"
+    official = load_config(ImagePostTraining, configs / "post-train-robus-tok.yaml")
+    pairs = official.data.pairs
+    assert (pairs.count, pairs.preservation, pairs.views) == (200_000, 0.7, "centre")
+    assert (pairs.guidance, pairs.guidance_power, pairs.temperature) == (6.0, 1.15, 1.02)
+    # 100 epochs of 200,000 pairs at 1,024 a step.
+    assert official.train.steps == 100 * round(pairs.count / 1024) == 19_500
+    assert official.optimizer.lr == 5e-5 and official.objective.discriminator_start == 0
+    tiny = load_config(ImagePostTraining, configs / "post-train-tiny.yaml")
+    assert all(config.train.train_only == "decoder" for config in (official, tiny))

@@ -19,8 +19,8 @@ from vision_tok.one_d_piece import OneDPiece
 from vision_tok.train import ImageRun, train
 
 FOLDER = Path(__file__).parents[2] / "assets" / "configs"
-# Recipes of codecs and generators are tested in tests/audio_tok and tests/generators.
-OTHERS = ("wavtokenizer-", "dual-codec-", "generator-")
+# Recipes of codecs, generators and post-training are tested in tests/audio_tok, tests/generators.
+OTHERS = ("wavtokenizer-", "dual-codec-", "kl-codec-", "generator-", "post-train-")
 RECIPES = sorted(p for p in FOLDER.glob("*.yaml") if not p.stem.startswith(OTHERS))
 # Millions of parameters, from the papers' tables: whole tokenizers with their pixel stage, or
 # the single-stage networks.  Stage 1 is the same without its pixel stage.
