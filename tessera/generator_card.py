@@ -39,7 +39,7 @@ Reproduce it (the run folder also keeps every metric):
 
 ## Scores
 
-Validation loss {loss:.3f} nats per token ({accuracy:.1%} of tokens predicted). {count} generated
+{loss:.3f} nats per token on {looked_at} ({accuracy:.1%} of tokens predicted). {count} generated
 pictures, {per_class} of each class, against {count} unseen real ones: frechet/procedural-v1 (lower
 is better; see docs/procedural_distance.md for what it can tell) and the share that the shipped
 classifier sees as what was asked for.
@@ -145,12 +145,14 @@ def _card(finished: FinishedRun, scores: dict[str, Any], pipe: Any, machine: str
     ]
     recipe = (finished.target / "run.yaml").read_text()
     header = asset_path(f"configs/{finished.facts()['recipe']}").read_text().splitlines()
-    commands = "\n".join(line[1:] for line in header if line.startswith("#   "))
+    commands = "\n".join("  " + line[1:] for line in header if line.startswith("#   "))
     return CARD.format(
         **finished.facts(), tokenizer=_tokenizer(finished), classes=", ".join(CLASS_NAMES),
         tokens=" x ".join(str(size) for size in pipe.generator.sizes), size=_side(pipe),
         data="token shards of labelled procedural pictures" if "signals: null" in recipe
         else "labelled procedural pictures, tokenized on the fly",
+        looked_at="unseen samples" if finished.config["data"].get("validation_path")
+        or finished.config["data"].get("signals") else "samples of the training shards",
         machine=machine, commands=commands, loss=scores["loss"], accuracy=scores["accuracy"],
         count=scores["pictures"], per_class=PER_CLASS, rows="\n".join(rows),
         speed=scores["seconds_per_picture"], here=_machine(pipe),
@@ -163,7 +165,8 @@ def _machine(pipe: Any) -> str:
 
     if pipe.device.type == "cuda":
         return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} CPU cores"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU core{'s' * (threads > 1)}"
 
 
 def _show(scores: dict[str, Any]) -> str:
