@@ -2,9 +2,9 @@
 
 The same float32 product runs at very different speeds through different libraries: on an AMD
 machine `F.linear` (MKL) reached 215 GFLOP/s and a 1x1 convolution over the same memory (oneDNN)
-490, on an Intel machine MKL was already at its peak; with two rows `W @ x.T`, or a product for each
-of them, streams weights several times faster than `F.linear`.  Which one wins is measured once per
-process and size, never assumed.
+490, on an Intel machine MKL was already at its peak; with two rows `W @ x.T` streams weights 2.5 to
+four times faster than `F.linear`.  Which one wins is measured once per process and size, never
+assumed.
 
 Letters: M rows of the product, K features in, N features out.
 """
@@ -22,8 +22,6 @@ from torch.nn import functional as F
 SMALLEST_MEASURED = 1 << 22
 # `W @ x.T` pays only while the weights, not the arithmetic, are what has to move.
 FEW_ROWS = 16
-# A product per row pays for a guided pair, and rarely for more.
-PAIR = 3
 # There even a megabyte of weights takes longer to read than a choice to look up.
 SMALLEST_STREAMED = 1 << 18
 # A form must beat F.linear by this factor, so that noise does not move the choice.
@@ -49,29 +47,22 @@ def _as_convolution(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
 
 def _as_transposed(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # A view: the same product of a copied x.T ran at half the speed.
     out = (weight @ rows.t()).t()
     return out if bias is None else out + bias
-
-
-def _as_vectors(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # The second row finds the weights where the first has brought them, in the cache.
-    return torch.cat([F.linear(row, weight, bias) for row in rows.split(1)])
 
 
 FORMS: dict[str, Form] = {
     "linear": _as_linear,
     "convolution": _as_convolution,
     "transposed": _as_transposed,
-    "vectors": _as_vectors,
 }
 _chosen: dict[Key, str] = {}
 _held: str | None = None  # the form of every product while it holds; nothing is measured
 
 
 def _candidates(rows: int) -> tuple[str, ...]:
-    if rows > FEW_ROWS:
-        return ("linear", "convolution")
-    return ("linear", "transposed", "vectors") if 1 < rows <= PAIR else ("linear", "transposed")
+    return ("linear", "transposed") if rows <= FEW_ROWS else ("linear", "convolution")
 
 
 def measured_choices() -> dict[Key, str]:
