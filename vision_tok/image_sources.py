@@ -6,7 +6,7 @@ index gives depends on the config and the index alone.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,10 +63,14 @@ class Files(Protocol):
 
 
 class FolderFiles:
-    """The picture files below a folder; the folders' names are no labels."""
+    """The picture files below a folder.
+
+    Its own sub-folders that hold pictures are the classes, sorted, as `tessera tokenize` has them.
+    """
 
     def __init__(self, folder: str) -> None:
         self.paths = find_pictures(folder)
+        self._depth = len(Path(folder).parts)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,8 +84,16 @@ class FolderFiles:
         return str(self.paths[number])
 
     def label(self, number: int) -> int | None:
-        """Return None."""
-        return None
+        """Return the place of its class, None for a picture that lies in no sub-folder."""
+        return self._classes.get(self._class_of(self.paths[number]))
+
+    @cached_property
+    def _classes(self) -> dict[str, int]:
+        names = {self._class_of(path) for path in self.paths} - {""}
+        return {name: place for place, name in enumerate(sorted(names))}
+
+    def _class_of(self, path: Path) -> str:
+        return path.parts[self._depth] if len(path.parts) > self._depth + 1 else ""
 
 
 def open_files(kind: str, path: str) -> Files:

@@ -279,8 +279,10 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
     import subprocess
     import sys
 
+    # What takes minutes says --small in its text, and runs in test_examples_end_to_end.py too.
+    small = ["--small"] if "--small" in path.read_text() else []
     done = subprocess.run(
-        [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, str(path), *small], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

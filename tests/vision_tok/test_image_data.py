@@ -127,6 +127,16 @@ def test_only_bad_pictures_is_one_sentence(tmp_path: Path) -> None:
         next(batches(source, seed=0, start=0, batch_size=2))
 
 
+def test_sub_folders_are_the_classes_that_tokenize_counts(tmp_path: Path) -> None:
+    for name in ("b/1.png", "b/deep/2.png", "a/3.png", "4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9), 10 * int(name[-5])).save(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    source = open_images(ImageDataConfig(path=str(tmp_path), size=8))
+    found = {_grey(source.item(i)): source.label(i) for i in range(4)}
+    assert found == {10: 1, 20: 1, 30: 0, 40: None}
+
+
 def test_shards_give_the_pictures_of_a_folder_with_labels(tmp_path: Path) -> None:
     _shard(tmp_path / "train-0.tar", range(0, 6))
     _shard(tmp_path / "train-1.tar", range(6, 10), labels=False)
