@@ -3,6 +3,7 @@
 #   make test     the test suite                 make smoke   every recipe some steps, every example
 #   make parity   official reference vectors     make lint    ruff and mypy
 #   make bench    the benchmarks                 make setup   only the environment (all extras)
+#   make claims   what papers claim, shown small; ONLY=tail_drop for one, CLAIMS_ARGS for options
 # PYTHON picks the interpreter (3.11 or newer); TORCH_INDEX_URL picks another build of torch, for
 # example TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu; PYTEST_ARGS goes to pytest.
 
@@ -10,6 +11,8 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
 OUT ?= tessera_demo
+ONLY ?=
+CLAIMS_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
@@ -17,7 +20,7 @@ EXTRA_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 INPUTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test smoke parity lint bench clean
+.PHONY: setup demo test smoke parity lint bench claims clean
 
 setup: $(VENV)/.setup-dev
 
@@ -39,6 +42,9 @@ lint: $(VENV)/.setup-lint
 
 bench: $(VENV)/.setup-bench
 	$(BIN)/tessera bench all
+
+claims: $(VENV)/.setup-claims
+	$(BIN)/python -m claims $(if $(ONLY),--only $(ONLY)) $(CLAIMS_ARGS)
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -65,6 +71,7 @@ $(VENV)/.setup-demo: EXTRAS := audio,eval,demo
 $(VENV)/.setup-test: EXTRAS := train,audio,eval,demo,test
 $(VENV)/.setup-lint: EXTRAS := train,audio,eval,demo,test,lint
 $(VENV)/.setup-bench: EXTRAS := train,audio,demo,bench
+$(VENV)/.setup-claims: EXTRAS := train,audio,eval,demo
 $(VENV)/.setup-dev: EXTRAS := dev
 $(VENV)/.setup-%: $(INPUTS) $(VENV)/.torch | $(BIN)/python
 	@echo "installing tessera-tokenizers[$(EXTRAS)]"

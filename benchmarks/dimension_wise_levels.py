@@ -41,8 +41,8 @@ def quantizer_of(tokenizer: Any, setting: dict[str, Any]) -> Any:
     return DimensionWiseQuantizer(replace(own, bits=setting["bits"], **limits))
 
 
-def measure(count: int, where: str) -> list[dict[str, Any]]:
-    """Return one row per setting over ``count`` pictures."""
+def measure(count: int, where: str, start: int = 0) -> list[dict[str, Any]]:
+    """Return one row per setting over ``count`` pictures; ``start``: the first one's number."""
     import torch
 
     import tessera
@@ -52,8 +52,8 @@ def measure(count: int, where: str) -> list[dict[str, Any]]:
 
     tokenizer = tessera.load(MODEL).to(where)
     side = tokenizer.spec.image_size[0]
-    reference = seen(real_pictures(side, count)[0])
-    pictures, labels = real_pictures(side, count, start=count)
+    reference = seen(real_pictures(side, count, start=start)[0])
+    pictures, labels = real_pictures(side, count, start=start + count)
     x = pictures.float().div(127.5).sub(1.0)
     rows = []
     with torch.inference_mode():
