@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -28,6 +29,13 @@ def tensor_hash(named: Iterable[tuple[str, Tensor]], context: str) -> str:
     return digest.hexdigest()
 
 
+# Tensors made in inference mode count no writes; what is never equal is hashed anew.
+_uncounted = count(-1, -1)
+
+
 def version_key(named: Iterable[tuple[str, Tensor]]) -> tuple[tuple[str, int, int], ...]:
     """Return a cheap key that changes whenever one of the tensors is written or replaced."""
-    return tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in named)
+    return tuple(
+        (name, t.data_ptr(), next(_uncounted) if t.is_inference() else t._version)
+        for name, t in named
+    )
