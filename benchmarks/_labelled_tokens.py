@@ -141,7 +141,7 @@ def _tokenized(tokenizer: Any, sizes: Mapping[str, Any], device: str) -> dict[st
             to_uint8(tokenizer.decode(codes.to(device)))
             for codes in encoded(tokenizer, others).split(100)
         ]
-    scores = [scored(reference, labels, *seen(x, device)) for x in (others, torch.cat(decoded))]
+    scores = [scored(reference, labels, seen(x, device)) for x in (others, torch.cat(decoded))]
     tensors["reference"] = reference
     for measure in ("frechet", "accuracy"):
         tensors[measure] = torch.tensor([score[measure] for score in scores])
@@ -151,24 +151,17 @@ def _tokenized(tokenizer: Any, sizes: Mapping[str, Any], device: str) -> dict[st
 # -- judging -------------------------------------------------------------------------------------
 
 
-def seen(pictures: Any, device: str) -> tuple[Any, Any]:
-    """Return the classifier's features (N, D) and classes (N,) of uint8 pictures, on the CPU."""
-    import torch
+def seen(pictures: Any, device: str) -> Any:
+    """Return what the classifier makes of uint8 pictures, see `eval.labelled_pictures`."""
+    from eval.labelled_pictures import seen as judge
 
-    from eval.procedural_classifier import shipped_classifier
-
-    network = shipped_classifier().to(device)
-    found = [network.features(part.to(device), ("features", "logits"))
-             for part in pictures.split(100)]  # fmt: skip
-    features = torch.cat([one["features"] for one in found]).cpu()
-    return features, torch.cat([one["logits"] for one in found]).argmax(1).cpu()
+    return judge(pictures, device)
 
 
-def scored(reference: Any, labels: Any, features: Any, classes: Any) -> dict[str, float]:
-    """Return frechet/procedural-v1 against the reference, and how often the label was seen."""
-    from eval.frechet_distance import frechet_distance_of_features
+def scored(reference: Any, labels: Any, found: Any) -> dict[str, float]:
+    """Return frechet/procedural-v1 against features (M, D), and how often the label was seen."""
+    from eval.labelled_pictures import RECOGNISED, Seen, class_scores
+    from eval.procedural_distance import NAME
 
-    return {
-        "frechet": float(frechet_distance_of_features(reference.cpu(), features)),
-        "accuracy": float((classes == labels.cpu()).double().mean()),
-    }
+    scores = class_scores(found, labels, Seen(reference.cpu(), labels))
+    return {"frechet": scores[NAME], "accuracy": scores[RECOGNISED]}

@@ -122,7 +122,7 @@ def quality(
             pictures += [to_uint8(data.tokenizer.decode(some)) for some in codes.split(100)]
         labels.append(asked)
     found = seen(torch.cat(pictures), str(model.device))
-    return scored(data.reference, torch.cat(labels), *found)
+    return scored(data.reference, torch.cat(labels), found)
 
 
 # -- training ------------------------------------------------------------------------------------

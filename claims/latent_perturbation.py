@@ -5,7 +5,7 @@ generator on the tokens of each, and asks whether the perturbed or the clean rec
 orders the generated ones.  ``pair`` shows what `benchmarks/perturbation_experiment.py` has measured
 of longer trainings (2,000 steps on other pictures) for the seeds that it holds; nothing is trained.
 
-Estimate from timed steps (0.3 CPU seconds with an adversary): 5 CPU minutes a row; 18 x 5 = 90.
+A guess scaled from 0.48 CPU seconds a step timed at 24 channels: 5 CPU minutes a row; 18 x 5 = 90.
 """
 
 from __future__ import annotations

@@ -56,11 +56,16 @@ def load_tokenizer(name: str | None, *, device: str = "cpu") -> Tokenizer:
     """Load a model that has tokens (not a purely continuous one).
 
     Raises:
-        WeightsError: the model has latents but no tokens.
+        WeightsError: a generator, or a model that has latents but no tokens.
     """
-    from tok_core.contract import Tokenizer
+    from tok_core.contract import Autoencoder, Tokenizer
 
     model = load_model(name, device=device)
+    if not isinstance(model, Autoencoder):
+        raise WeightsError(
+            f"'{name}' is a {type(model).__name__} that draws tokens and codes nothing; give the "
+            "tokenizer it was trained on."
+        )
     if not isinstance(model, Tokenizer):
         raise WeightsError(
             f"{type(model).__name__} is a continuous autoencoder and has no tokens; choose a "

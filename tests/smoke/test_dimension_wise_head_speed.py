@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmark_script import benchmark_script
 
 from generators.causal_head import CausalHead
 
 pytestmark = pytest.mark.smoke
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    file = BENCHMARKS / "dimension_wise_head_speed.py"
-    spec = importlib.util.spec_from_file_location("dimension_wise_head_speed", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("dimension_wise_head_speed", monkeypatch)
 
 
 def test_writes_what_it_measured(

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmark_script import benchmark_script
 
 pytestmark = pytest.mark.smoke
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    file = BENCHMARKS / "llamagen_gpu.py"
-    spec = importlib.util.spec_from_file_location("llamagen_gpu", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("llamagen_gpu", monkeypatch)
 
 
 def test_writes_what_it_measured(benchmark: Any, tmp_path: Path) -> None:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from benchmark_script import benchmark_script
 
 pytestmark = pytest.mark.smoke
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    speed = script("perturbation_speed", monkeypatch)
+    speed = benchmark_script("perturbation_speed", monkeypatch)
     row = speed.measure("VQGAN", 10, 1, True)
     assert row["items"] == 1 and row["seconds"].keys() == {"plain", "latent", "code", "all items"}
     assert row["added"].keys() == {"latent", "code", "all items"}
@@ -34,7 +21,7 @@ def test_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_experiment_goes_on_where_it_was_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made = script("perturbation_experiment", monkeypatch)
+    made = benchmark_script("perturbation_experiment", monkeypatch)
     line = {"alpha": 1.0, "beta": 0.5, "delta": 6}
     senses = {"image": {"sizes": made.SMALL["image"], "perturbation": line}}
     out = tmp_path / "result.json"
@@ -54,7 +41,7 @@ def test_experiment_goes_on_where_it_was_stopped(
 def test_scan_goes_on_where_it_was_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = script("perturbation_scan", monkeypatch)
+    made = benchmark_script("perturbation_scan", monkeypatch)
     sizes, out = dict(made.SMALL["image"]), tmp_path / "scan.json"
     assert [row["number"] for row in made.scan(sizes, [8], out)["rows"]] == [8]
     result = made.scan(sizes, [0, 8], out)

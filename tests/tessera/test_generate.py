@@ -121,3 +121,12 @@ def test_sounds(tmp_path: Path) -> None:
     assert run(words(tmp_path / "pipe", "-o", tmp_path / "out", "-n", 2)) == 0
     data, rate = soundfile.read(tmp_path / "out" / "000001.wav")
     assert rate == codec.spec.output_rate and len(data) > 0
+
+
+def test_a_generator_is_no_tokenizer(
+    pipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    parts = ["encode", tmp_path / "x.png", "-o", tmp_path / "x.tok", "-m", pipe / "generator"]
+    assert run([str(part) for part in parts]) == 1
+    assert "draws tokens and codes nothing" in capsys.readouterr().err
