@@ -5,16 +5,20 @@
 #   make bench    the benchmarks                 make setup   only the environment (all extras)
 #   make claims   what papers claim, shown small; ONLY=tail_drop for one, CLAIMS_ARGS for options
 # PYTHON picks the interpreter (3.11 or newer); TORCH_INDEX_URL picks another build of torch, for
-# example TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu; PYTEST_ARGS goes to pytest.
+# example TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu; PYTEST_ARGS goes to pytest,
+# JOBS test processes of one thread each work side by side.
 
 PYTHON ?= python3
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
+JOBS ?= 2
 OUT ?= tessera_demo
 ONLY ?=
 CLAIMS_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests stay together: they share their models.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 EXTRA_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 INPUTS := pyproject.toml constraints.txt
@@ -28,13 +32,13 @@ demo: $(VENV)/.setup-demo
 	$(BIN)/tessera demo --output $(OUT) --force
 
 test: $(VENV)/.setup-test
-	$(BIN)/python -m pytest -m "not smoke" $(PYTEST_ARGS)
+	$(PYTEST) -m "not smoke" $(PYTEST_ARGS)
 
 smoke: $(VENV)/.setup-test
-	$(BIN)/python -m pytest -m smoke $(PYTEST_ARGS)
+	$(PYTEST) -m smoke $(PYTEST_ARGS)
 
 parity: $(VENV)/.setup-test
-	$(BIN)/python -m pytest tests/parity $(PYTEST_ARGS)
+	$(PYTEST) tests/parity $(PYTEST_ARGS)
 
 lint: $(VENV)/.setup-lint
 	$(BIN)/python -m ruff check .
