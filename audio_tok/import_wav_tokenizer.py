@@ -13,7 +13,8 @@ from audio_tok.official_keys import official_names, weight_norm_parts
 from audio_tok.wav_tokenizer import WavTokenizer
 from audio_tok.weight_norm import fold_weight_norm
 from tok_core.errors import WeightsError
-from tok_core.official_fit import check_names
+from tok_core.official_fit import check_names, fill
+from tok_core.official_names import shapes_of
 from tok_core.official_weights import read_state
 
 _FILES = ("*.ckpt", "*.safetensors", "*.bin", "*.pt")
@@ -68,7 +69,7 @@ def wav_tokenizer_from_state(
         WeightsError: keys left over on either side, shapes that do not fit.
     """
     kept: dict[str, Tensor] = codec_part(state)
-    values = wav_tokenizer_values({key: tuple(tensor.shape) for key, tensor in kept.items()})
+    values = wav_tokenizer_values(shapes_of(kept))
     with torch.device("meta"):
         model = WavTokenizer(**values)
     window = kept.pop(WINDOW, None)
@@ -76,7 +77,7 @@ def wav_tokenizer_from_state(
         raise WeightsError(f"{name} lacks {WINDOW}; this is not a whole WavTokenizer file.")
     _check_window(window, model.settings.n_fft, name)
     _fill(model, kept, name)
-    return model.eval() if window.is_meta else model.float().eval()
+    return model.eval()
 
 
 def _check_window(window: Tensor, n_fft: int, name: str) -> None:
@@ -95,18 +96,8 @@ def _fill(model: WavTokenizer, state: dict[str, Tensor], name: str) -> None:
     names = official_names(model)
     wanted = [part for own in names.values() for part in weight_norm_parts(own) or (own,)]
     check_names(wanted, state, name, "WavTokenizer")
-    ours: dict[str, Tensor] = {}
-    for own, mine in model.state_dict().items():
-        official = names[own]
-        tensor = _tensor(state, official, name)
-        # Convolutions of kernel 1 are linear layers here; the start flag is a number there.
-        if tensor.shape not in (mine.shape, (*mine.shape, 1)):
-            raise WeightsError(
-                f"{name} has {official} of shape {tuple(tensor.shape)}; WavTokenizer needs "
-                f"{tuple(mine.shape)}."
-            )
-        ours[own] = tensor.reshape(mine.shape).to(mine.dtype)
-    model.load_state_dict(ours, assign=True)
+    folded = {official: _tensor(state, official, name) for official in names.values()}
+    fill(model, {own: (official,) for own, official in names.items()}, folded, name)
 
 
 def _tensor(state: Mapping[str, Tensor], official: str, name: str) -> Tensor:

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tok_core.errors import WeightsError
-
-Shapes = Mapping[str, tuple[int, ...]]
+from tok_core.official_names import Shapes
 
 ENCODER = "feature_extractor.encodec.encoder.model."
 QUANTIZER = "feature_extractor.encodec.quantizer.vq.layers."

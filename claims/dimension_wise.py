@@ -23,8 +23,8 @@ from claims.verdicts import both, by_seed, compared, exceeds, spread, within
 
 BITS, DECIBELS, SHARE = 6, 0.1, 0.05  # equal: within so many dB and this share of the distance
 FRECHET = "frechet/procedural-v1"
-HEAD_SIZES = {"steps": 250, "batch": 8, "judged": 150}
-SMALL_HEADS = {"steps": 2, "batch": 2, "judged": 4}
+HEAD_SIZES = {"steps": 350, "batch": 16, "judged": 300, "pictures": 2800}
+SMALL_HEADS = {"steps": 2, "batch": 2, "judged": 4, "pictures": 12}
 
 
 def rows(seeds: Sequence[int], small: bool) -> list[Row]:
@@ -79,7 +79,10 @@ def measure(row: Row, place: Place) -> Numbers:
         script = benchmark("dimension_wise_levels")
         return {"rows": script.measure(count, place.device, start=2 * count * row.seed)}
     script, sizes = benchmark("token_bridge_heads"), config["sizes"]
-    options = argparse.Namespace(**sizes, workers=0)
+    options = argparse.Namespace(
+        **sizes, workers=0,
+        tokens=script.tokenized(sizes["pictures"], sizes["judged"], place.data / "bridge_tokens"),
+    )  # fmt: skip
     model, scores = script.trained(config["head"], row.seed, options, place.scratch / "run")
     together = 100 if place.device == "cuda" else 12
     quality, _ = script.judged(model, sizes["judged"], together)

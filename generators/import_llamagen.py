@@ -23,6 +23,7 @@ from generators.llamagen import LlamaGen
 from tok_core.errors import WeightsError
 from tok_core.model import Model
 from tok_core.official_fit import check_agreement, fill
+from tok_core.official_names import class_to_build, count_of, renamed
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from tok_core.token_spec import Axis, TokenSpec
@@ -90,16 +91,13 @@ def llamagen_from_state(
     Raises:
         WeightsError: as `import_llamagen`.
     """
-    chosen = LlamaGen if cls is None else cls
-    if not issubclass(chosen, LlamaGen):
-        raise WeightsError(f"{name} holds a LlamaGen, not a {chosen.__name__}; load it as one.")
+    chosen = class_to_build(cls, LlamaGen, name)
     kept = {key: tensor for key, tensor in state.items() if key not in DEAD}
     values = llamagen_values(kept, config or {}, name)
     with torch.device("meta"):
         model = chosen(**values)
     fill(model, official_names(model), kept, name)
-    meta = any(tensor.is_meta for tensor in kept.values())
-    return model.eval() if meta else model.float().eval()
+    return model.eval()
 
 
 def llamagen_values(
@@ -111,7 +109,7 @@ def llamagen_values(
         WeightsError: no LlamaGen, or nothing that tells heads or grid.
     """
     table = state.get("tok_embeddings.weight")
-    layers = {int(m[1]) for key in state if (m := re.match(r"layers\.(\d+)\.", key))}
+    layers = count_of(state, "layers.")
     if table is None or not layers or "layers.0.feed_forward.w1.weight" not in state:
         raise WeightsError(
             f"{name} holds no LlamaGen (no tok_embeddings and layers); give one of its c2i or t2i "
@@ -122,7 +120,7 @@ def llamagen_values(
     null = state.get("cls_embedding.uncond_embedding")
     classes = 0 if labels is None else len(labels) - 1
     said = {
-        "dim": width, "n_layer": len(layers), "vocab_size": vocabulary,
+        "dim": width, "n_layer": layers, "vocab_size": vocabulary,
         "num_classes": classes if labels is not None else None,
         "caption_dim": None if null is None else null.shape[1],
         "cls_token_num": 1 if null is None else null.shape[0],
@@ -134,7 +132,7 @@ def llamagen_values(
     )  # fmt: skip
     spec = TokenSpec(modality="image", axes=axes, vocabulary=(vocabulary,), grid=(side, side))
     values: dict[str, Any] = {
-        "spec": spec.to_json(), "width": width, "layers": len(layers),
+        "spec": spec.to_json(), "width": width, "layers": layers,
         "heads": config.get("n_head") or width // HEAD_WIDTHS.get(width, 64),
         "hidden": state["layers.0.feed_forward.w1.weight"].shape[0], "classes": classes,
         "norm_eps": config.get("norm_eps", 1e-5), "rope_base": config.get("rope_base", 10_000.0),
@@ -148,13 +146,9 @@ def official_names(model: LlamaGen) -> dict[str, tuple[str, ...]]:
     """Return our name -> official names for everything in the model's state dict."""
     names: dict[str, tuple[str, ...]] = {}
     for ours in model.state_dict():
-        official = ours
-        for pattern, replacement in _NAMES:
-            official = re.sub(pattern, replacement, official)
+        official = renamed(ours, _NAMES)
         gated = re.sub(r"\.mlp\.up\.", ".feed_forward.w{}.", official)
-        names[ours] = (
-            (official,) if gated == official else tuple(gated.format(i) for i in (1, 3))
-        )
+        names[ours] = (official,) if gated == official else tuple(gated.format(i) for i in (1, 3))
     return names
 
 

@@ -21,6 +21,7 @@ from generators.maskgit import MaskGIT
 from tok_core.errors import ConfigError, WeightsError
 from tok_core.model import Model
 from tok_core.official_fit import check_agreement, fill, recognised_parts
+from tok_core.official_names import class_to_build, renamed
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from tok_core.token_spec import Axis, TokenSpec
@@ -128,9 +129,7 @@ def maskgit_from_state(
     Raises:
         WeightsError, ConfigError: as `import_maskgit`.
     """
-    chosen = MaskGIT if cls is None else cls
-    if not issubclass(chosen, MaskGIT):
-        raise WeightsError(f"{name} holds a MaskGIT, not a {chosen.__name__}; load it as one.")
+    chosen = class_to_build(cls, MaskGIT, name)
     kept = {key: tensor for key, tensor in state.items() if key not in DEAD}
     values, length = _values(kept, plain_options(config), name)
     vocabulary = len(kept[LAYOUTS[values["network"]].head])
@@ -151,7 +150,7 @@ def maskgit_from_state(
     kept[layout.table + CLASS_ROWS] = table[vocabulary + 1 :].clone()
     kept[layout.positions] = positions.flatten(0, -2)
     fill(model, official_names(model), kept, name)
-    return model.eval() if table.is_meta else model.float().eval()
+    return model.eval()
 
 
 def official_names(model: MaskGIT) -> dict[str, tuple[str, ...]]:
@@ -169,9 +168,7 @@ def official_names(model: MaskGIT) -> dict[str, tuple[str, ...]]:
     for ours in model.state_dict():
         if ours in names:
             continue
-        official = ours
-        for pattern, replacement in layout.names:
-            official = re.sub(pattern, replacement, official)
+        official = renamed(ours, layout.names)
         packed = ("query", "key", "value") if "{}" in official else ("",)
         names[ours] = tuple(official.format(part) for part in packed)
     return names

@@ -13,7 +13,6 @@ below the official ones.  Yu et al. 2024, arXiv 2411.00776; Qiu et al. 2025, arX
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from generators.rar import RAR
 from tok_core.errors import ConfigError, WeightsError
 from tok_core.model import Model
 from tok_core.official_fit import check_agreement, fill
+from tok_core.official_names import class_to_build, count_of, renamed
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from tok_core.token_spec import Axis, TokenSpec
@@ -101,9 +101,7 @@ def rar_from_state(
     Raises:
         WeightsError, ConfigError: as `import_rar`.
     """
-    chosen = RAR if cls is None else cls
-    if not issubclass(chosen, RAR):
-        raise WeightsError(f"{name} holds a RAR, not a {chosen.__name__}; load it as one.")
+    chosen = class_to_build(cls, RAR, name)
     lacking = [key for key in _NEEDED if key not in state]
     if lacking:
         raise WeightsError(f"{name} holds no RAR (no {', '.join(lacking)}); give a rar_*.bin.")
@@ -121,18 +119,15 @@ def rar_from_state(
         )
     whole = {key: tensor for key, tensor in state.items() if key not in _TABLES}
     fill(model, official_names(model), {**whole, **_rows(state, length)}, name)
-    return model.eval() if state[TABLE].is_meta else model.float().eval()
+    return model.eval()
 
 
 def official_names(model: RAR) -> dict[str, tuple[str, ...]]:
     """Return our name -> official name of everything in the state; tables' parts keep ours."""
     names: dict[str, tuple[str, ...]] = {}
     for ours in model.state_dict():
-        official = ours
-        if ours.startswith(("trunk.", "output.")):
-            for pattern, replacement in _NAMES:
-                official = re.sub(pattern, replacement, official)
-        names[ours] = (official,)
+        inside = ours.startswith(("trunk.", "output."))
+        names[ours] = (renamed(ours, _NAMES) if inside else ours,)
     return names
 
 
@@ -191,9 +186,8 @@ def _values(state: Mapping[str, Tensor], options: Mapping[str, Any], name: str) 
             f"{name} has {TABLE} {tuple(table.shape)}, {HEAD} {tuple(head.shape)} and {KEY_NORM} "
             f"{tuple(norm.shape)}; RAR's are (V + 2 + classes, W), (V, W) and (W / heads,)."
         )
-    layers = {match[1] for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}
     said = {
-        "hidden_size": table.shape[1], "num_hidden_layers": len(layers),
+        "hidden_size": table.shape[1], "num_hidden_layers": count_of(state, "blocks."),
         "num_attention_heads": table.shape[1] // len(norm),
         "intermediate_size": len(state[MLP]), "codebook_size": len(head),
         "condition_num_classes": len(table) - len(head) - _PREFIX,

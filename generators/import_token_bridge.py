@@ -16,7 +16,6 @@ released settings are taken where the config says nothing.  Wang et al. 2025, ar
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tok_core.frequency_order import KL16_ORDER
 from tok_core.gaussian_levels import gaussian_table
 from tok_core.model import Model
 from tok_core.official_fit import check_agreement, fill
+from tok_core.official_names import class_to_build, count_of, renamed
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from tok_core.token_spec import Axis, TokenSpec
@@ -123,9 +123,7 @@ def token_bridge_from_state(
     Raises:
         WeightsError, ConfigError: as `import_token_bridge`.
     """
-    chosen = TokenBridge if cls is None else cls
-    if not issubclass(chosen, TokenBridge):
-        raise WeightsError(f"{name} holds a TokenBridge, not a {chosen.__name__}; load it as one.")
+    chosen = class_to_build(cls, TokenBridge, name)
     lacking = [key for key in _NEEDED if key not in state]
     if lacking:
         raise WeightsError(
@@ -152,7 +150,7 @@ def token_bridge_from_state(
         whole[key] = whole[key].flatten(0, -2)
     whole["mask_token"] = whole["mask_token"].flatten()
     fill(model, official_names(model), whole, name)
-    return model.eval() if state[_FIRST].is_meta else model.float().eval()
+    return model.eval()
 
 
 def official_names(model: TokenBridge) -> dict[str, tuple[str, ...]]:
@@ -166,10 +164,7 @@ def official_names(model: TokenBridge) -> dict[str, tuple[str, ...]]:
         **{ours: (official,) for ours, official in _TABLES.items()},
     }
     for ours in model.state_dict():
-        official = ours
-        for pattern, replacement in _PARTS:
-            official = re.sub(pattern, replacement, official)
-        names.setdefault(ours, (official,))
+        names.setdefault(ours, (renamed(ours, _PARTS),))
     return names
 
 
@@ -236,8 +231,8 @@ def _values(state: Mapping[str, Tensor], options: Mapping[str, Any], name: str) 
         "mlp_ratio": len(state[_MLP]) / widths["encoder"], "patch_size": 1,
     }  # fmt: skip
     for part, width in widths.items():
-        said |= {f"{part}_embed_dim": width, f"{part}_depth": _depth(state, f"{part}_blocks")}
-    said["channel_depth"] = _depth(state, "channel_blocks")
+        said |= {f"{part}_embed_dim": width, f"{part}_depth": count_of(state, f"{part}_blocks.")}
+    said["channel_depth"] = count_of(state, "channel_blocks.")
     check_agreement(options, said)
     heads = {part: options.get(f"{part}_num_heads", HEADS.get(w)) for part, w in widths.items()}
     if None in heads.values():
@@ -258,7 +253,3 @@ def _values(state: Mapping[str, Tensor], options: Mapping[str, Any], name: str) 
         "norm_eps": options.get("norm_eps"), "condition_dropout": options.get("label_drop_prob"),
     }  # fmt: skip
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _depth(state: Mapping[str, Tensor], blocks: str) -> int:
-    return len({match[1] for key in state if (match := re.match(rf"{blocks}\.(\d+)\.", key))})

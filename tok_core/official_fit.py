@@ -116,7 +116,9 @@ def fill(
 def join_parts(
     state: Mapping[str, Tensor], parts: Iterable[str], shape: torch.Size, source: str
 ) -> Tensor:
-    """Return official tensors as one of ours: end to end, linear layers as 1x1 convolutions.
+    """Return official tensors as one of ours: end to end, axes of size 1 at the end for nothing.
+
+    So linear layers are 1x1 convolutions, and a flag may be a number.
 
     Raises:
         WeightsError: their numbers do not fill ``shape``.
@@ -124,10 +126,10 @@ def join_parts(
     tensors = [state[part] for part in parts]
     found = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
     trimmed = tuple(found.shape)
-    while len(trimmed) > 1 and trimmed[-1] == 1:
+    while trimmed and trimmed[-1] == 1:
         trimmed = trimmed[:-1]
     wanted = tuple(shape)
-    while len(wanted) > 1 and wanted[-1] == 1:
+    while wanted and wanted[-1] == 1:
         wanted = wanted[:-1]
     if trimmed != wanted:
         raise WeightsError(

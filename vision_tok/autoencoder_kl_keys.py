@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from tok_core.official_names import renamed
+
 _LEVEL = re.compile(r"(encoder\.down|decoder\.up)_blocks\.(\d+)\.(.+)")
 # In turn; what is inside an attention is renamed before its place is.
 _PARTS = (
@@ -44,8 +46,7 @@ def latent_diffusion_names(names: Iterable[str], levels: int) -> dict[str, tuple
 
 
 def _one(name: str, levels: int) -> str:
-    for pattern, replacement in _PARTS:
-        name = re.sub(pattern, replacement, name)
+    name = renamed(name, _PARTS)
     match = _LEVEL.fullmatch(name)
     if match is None:
         return name

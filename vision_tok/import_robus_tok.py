@@ -13,11 +13,11 @@ from torch import Tensor
 from tok_core.contract import Autoencoder
 from tok_core.errors import ConfigError, WeightsError
 from tok_core.official_fit import fill
+from tok_core.official_names import class_to_build, renamed, shapes_of
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_settings, read_state
 from vision_tok.import_vqgan import tokenizer_part
 from vision_tok.infer_robus_tok import check_layout, quantizer_prefixes, robus_tok_values
-from vision_tok.infer_titok import shapes_of
 from vision_tok.robus_tok import RobusTok
 from vision_tok.tower_weights import TIMM, tower_names
 
@@ -90,9 +90,7 @@ def robus_tok_from_state(
     Raises:
         WeightsError: as `import_robus_tok`.
     """
-    chosen = RobusTok if cls is None else cls
-    if not issubclass(chosen, RobusTok):
-        raise WeightsError(f"{name} holds a RobusTok, not a {chosen.__name__}; load it as one.")
+    chosen = class_to_build(cls, RobusTok, name)
     state = tokenizer_part(state)
     check_layout(state, name)
     kept = {
@@ -112,7 +110,7 @@ def robus_tok_from_state(
     names = official_names(model, quantizer_prefixes(shapes_of(state)))
     ours = {n: _UPDATES for n in model.state_dict() if n.endswith(".average.updates")}
     fill(model, names, kept, name, ours)
-    return model.eval() if any(t.is_meta for t in kept.values()) else model.float().eval()
+    return model.eval()
 
 
 def official_names(
@@ -137,9 +135,7 @@ def official_names(
         official = re.sub(
             r"^quantizer\.branches\.(\d+)\.", lambda match: prefixes[int(match[1])], ours
         )
-        for pattern, replacement in _NAMES:
-            official = re.sub(pattern, replacement, official)
-        names[ours] = (official,)
+        names[ours] = (renamed(official, _NAMES),)
     return names
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
-from tok_core.official_fit import check_names
+from tok_core.official_fit import fill
+from tok_core.official_names import class_to_build, shapes_of
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
-from vision_tok.infer_titok import maskgit_values, plain_options, shapes_of, titok_values
+from vision_tok.infer_titok import maskgit_values, plain_options, titok_values
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
 from vision_tok.official_keys import official_names
 from vision_tok.one_d_piece import OneDPiece
@@ -62,7 +63,7 @@ def import_state(
         values = titok_values(shapes, config)
         chosen = _family(values, config, cls, name)
     elif "quantize.embedding.weight" in shapes and "decoder.conv_in.weight" in shapes:
-        values, chosen = maskgit_values(shapes), _expect(MaskGitVQGAN, cls, name)
+        values, chosen = maskgit_values(shapes), class_to_build(cls, MaskGitVQGAN, name)
     else:
         raise WeightsError(
             f"{name} holds neither latent_tokens (TiTok, One-D-Piece) nor a MaskGIT-VQGAN; it is "
@@ -70,8 +71,8 @@ def import_state(
         )
     with torch.device("meta"):
         model = chosen(**values)
-    _fill(model, state, name)
-    return model.float().eval() if not _on_meta(state) else model.eval()
+    fill(model, {ours: (name,) for ours, name in official_names(model).items()}, state, name)
+    return model.eval()
 
 
 def _family(
@@ -79,42 +80,12 @@ def _family(
     name: str,
 ) -> type[Autoencoder]:  # fmt: skip
     if "codebook_size" not in values:
-        return _expect(TiTokKL, cls, name)
+        return class_to_build(cls, TiTokKL, name)
     if cls is not None:
-        return _expect(TiTok, cls, name)
+        return class_to_build(cls, TiTok, name)
     # Only One-D-Piece publishes legacy weights with as many tokens as cells; a parity config says
     # it in words.
     cells = (values["image_size"] // values["patch_size"]) ** 2
     piece = values["legacy_reshape"] and values["num_tokens"] == cells
     said = str(plain_options(config).get("kind", "")).startswith("one-d-piece")
     return OneDPiece if piece or said else TiTok
-
-
-def _expect(
-    found: type[Autoencoder], cls: type[Autoencoder] | None, name: str
-) -> type[Autoencoder]:
-    if cls is None or cls is found:
-        return found
-    if issubclass(cls, found):
-        return cls
-    raise WeightsError(f"{name} holds a {found.__name__}, not a {cls.__name__}; load it as one.")
-
-
-def _fill(model: Autoencoder, state: Mapping[str, Tensor], name: str) -> None:
-    """Assign every tensor, reshaping 1x1 convolutions to linear layers."""
-    names = official_names(model)
-    check_names(names.values(), state, name, type(model).__name__)
-    ours: dict[str, Tensor] = {}
-    for own, mine in model.state_dict().items():
-        tensor = state[names[own]]
-        if tensor.shape != mine.shape and tensor.shape != (*mine.shape, 1, 1):
-            raise WeightsError(
-                f"{name} has {names[own]} of shape {tuple(tensor.shape)}; "
-                f"{type(model).__name__} needs {tuple(mine.shape)}."
-            )
-        ours[own] = tensor.reshape(mine.shape)
-    model.load_state_dict(ours, assign=True)
-
-
-def _on_meta(state: Mapping[str, Tensor]) -> bool:
-    return any(tensor.is_meta for tensor in state.values())

@@ -13,13 +13,13 @@ from tok_core.contract import Autoencoder
 from tok_core.errors import WeightsError
 from tok_core.frequency_order import KL16_ORDER
 from tok_core.official_fit import fill, recognised_parts
+from tok_core.official_names import shapes_of
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from vision_tok.autoencoder_kl import KL16, DiffusersAutoencoder, given_scaling
 from vision_tok.autoencoder_kl_keys import latent_diffusion_names
 from vision_tok.conv_autoencoder_keys import modern_attention_names
 from vision_tok.import_vqgan import WRAPPERS, tokenizer_part
-from vision_tok.infer_titok import shapes_of
 from vision_tok.infer_token_bridge import is_kl16, network_of, plain_options, settings_of
 from vision_tok.kl_autoencoder import KLAutoencoder
 from vision_tok.token_bridge import TokenBridgeTokenizer
@@ -107,7 +107,7 @@ def token_bridge_from_state(
     else:
         state, names = modern_attention_names(state), {key: (key,) for key in own}
     fill(model, {f"autoencoder.{key}": found for key, found in names.items()}, state, name)
-    return model.eval() if any(t.is_meta for t in state.values()) else model.float().eval()
+    return model.eval()
 
 
 def _values(

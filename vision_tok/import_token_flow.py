@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tok_core.contract import Autoencoder
-from tok_core.errors import WeightsError
 from tok_core.official_fit import fill
+from tok_core.official_names import class_to_build, renamed
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from vision_tok.conv_autoencoder_keys import conv_autoencoder_keys
@@ -93,9 +92,7 @@ def token_flow_from_state(
     Raises:
         WeightsError, ConfigError: as `import_token_flow`.
     """
-    chosen = TokenFlow if cls is None else cls
-    if not issubclass(chosen, TokenFlow):
-        raise WeightsError(f"{name} holds a TokenFlow, not a {chosen.__name__}; load it as one.")
+    chosen = class_to_build(cls, TokenFlow, name)
     state = tokenizer_part(state)
     values = token_flow_values(state, config, kind_of(state, name))
     with torch.device("meta"):
@@ -107,7 +104,7 @@ def token_flow_from_state(
         if flat in kept:
             kept[flat] = kept[flat].squeeze()
     fill(model, names, kept, name)
-    return model.eval() if any(t.is_meta for t in kept.values()) else model.float().eval()
+    return model.eval()
 
 
 def official_names(model: TokenFlow, state: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
@@ -130,10 +127,7 @@ def official_names(model: TokenFlow, state: Mapping[str, Tensor]) -> dict[str, t
         if ours.startswith(_NETWORK):
             names[ours] = tower[ours]
             continue
-        official = ours
-        for pattern, replacement in _NAMES:
-            official = re.sub(pattern, replacement, official)
-        names[ours] = (official,)
+        names[ours] = (renamed(ours, _NAMES),)
     return names
 
 

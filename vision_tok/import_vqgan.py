@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from tok_core.contract import Autoencoder
-from tok_core.errors import WeightsError
 from tok_core.official_fit import fill
+from tok_core.official_names import class_to_build, shapes_of
 from tok_core.official_source import official_files
 from tok_core.official_weights import read_state
 from vision_tok.conv_autoencoder_keys import (
     conv_autoencoder_keys,
     modern_attention_names,
 )
-from vision_tok.infer_titok import shapes_of
 from vision_tok.infer_vqgan import HITS, TABLE, WINDOW, layout_of, vqgan_values
 from vision_tok.vqgan import VQGAN
 
@@ -74,16 +73,14 @@ def vqgan_from_state(
     Raises:
         WeightsError: as `import_vqgan`.
     """
-    chosen = VQGAN if cls is None else cls
-    if not issubclass(chosen, VQGAN):
-        raise WeightsError(f"{name} holds a VQGAN, not a {chosen.__name__}; load it as one.")
+    chosen = class_to_build(cls, VQGAN, name)
     state = modern_attention_names(tokenizer_part(state))
     layout = layout_of(state, name)
     values = vqgan_values(shapes_of(state), config, layout)
     with torch.device("meta"):
         model = chosen(**values)
     fill(model, official_names(model, layout), state, name, UNPUBLISHED)
-    return model.eval() if any(t.is_meta for t in state.values()) else model.float().eval()
+    return model.eval()
 
 
 def official_names(model: VQGAN, layout: str) -> dict[str, tuple[str, ...]]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from tok_core.errors import WeightsError
 from tok_core.official_fit import check_agreement, recognised_parts
-from vision_tok.infer_titok import HEAD_WIDTH, Shapes
+from tok_core.official_names import Shapes
+from vision_tok.infer_titok import HEAD_WIDTH
 
 QUERIES, LEVELS = "encoder.latent_tokens", "encoder.lvl_embed.weight"
 TO_PIXEL = "decoder.to_pixel.model.weight"

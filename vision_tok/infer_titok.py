@@ -12,18 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from tok_core.errors import WeightsError
 from tok_core.official_fit import check_agreement
+from tok_core.official_names import Shapes
 
 HEAD_WIDTH = 64
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
-    """Return name -> shape."""
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def plain_options(config: Mapping[str, Any] | None) -> dict[str, Any]:

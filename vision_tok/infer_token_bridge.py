@@ -14,8 +14,8 @@ from typing import Any
 from tok_core.dimension_wise_config import OPTIONS
 from tok_core.errors import WeightsError, nearest
 from tok_core.official_fit import check_agreement
+from tok_core.official_names import Shapes
 from vision_tok.autoencoder_kl import KL16
-from vision_tok.infer_titok import Shapes
 from vision_tok.infer_vqgan import conv_sizes
 
 # Official name -> ours; `quant_levels` is 2^bits.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tok_core.errors import WeightsError
 from tok_core.official_fit import check_agreement, recognised_parts
-from vision_tok.infer_titok import Shapes, shapes_of
+from tok_core.official_names import Shapes, shapes_of
 from vision_tok.infer_vqgan import conv_sizes
 from vision_tok.semantic_encoder import NORMALIZATIONS
 from vision_tok.tower_weights import find_tower, tower_sizes

@@ -15,8 +15,8 @@ from typing import Any
 
 from tok_core.errors import WeightsError
 from tok_core.official_fit import check_agreement, recognised_parts
+from tok_core.official_names import Shapes
 from vision_tok.conv_autoencoder_keys import LAYOUTS, official_parts
-from vision_tok.infer_titok import Shapes
 
 TABLE, WINDOW = "quantize.embedding.weight", "quantize.codebook_used"
 PHI, HITS = "quantize.quant_resi.", "quantize.ema_vocab_hit_SV"

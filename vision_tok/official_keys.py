@@ -5,9 +5,9 @@ Our names say what a layer does; the official ones are those of CLIP's ViT and o
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
+
+from tok_core.official_names import renamed
 
 _TITOK = (
     (r"^encoder\.stem\.projection\.", "encoder.patch_embed."),
@@ -43,9 +43,7 @@ def official_name(ours: str, *, titok: bool = True) -> str:
         >>> official_name("encoder.blocks.0.attention.qkv.weight")
         'encoder.transformer.0.attn.in_proj_weight'
     """
-    for pattern, replacement in (*(_TITOK if titok else ()), *_QUANTIZER):
-        ours = re.sub(pattern, replacement, ours)
-    return ours
+    return renamed(ours, (*(_TITOK if titok else ()), *_QUANTIZER))
 
 
 def official_names(model: nn.Module) -> dict[str, str]:
