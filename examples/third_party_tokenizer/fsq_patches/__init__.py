@@ -1,0 +1,1 @@
+"""FSQ patches: a small image tokenizer from outside of Tessera."""
