@@ -53,14 +53,9 @@ def demo(
     from tessera import report
     from tessera.files import check_inputs, make_folder
     from tok_core.atomic_write import write_bytes
-    from tok_core.errors import ConfigError, TesseraError
+    from tok_core.errors import TesseraError
 
-    budgets = None
-    if tokens is not None:
-        words = [word.strip() for word in tokens.split(",")]
-        if not all(word.isdigit() and int(word) for word in words):
-            raise ConfigError(f"--tokens '{tokens}' is no list of counts; write 16,64,256.")
-        budgets = sorted({int(word) for word in words})
+    budgets = _budgets(tokens)
     results = output / "results.json"
     if results.exists() and not force:
         raise TesseraError(
@@ -107,6 +102,18 @@ def demo(
         for file in [*section.files, results]:
             report.say(f"wrote {file}")
     return 0
+
+
+def _budgets(tokens: str | None) -> list[int] | None:
+    """Return the counts of ``--tokens``, rising; None for the usual ones."""
+    from tok_core.errors import ConfigError
+
+    if tokens is None:
+        return None
+    words = [word.strip() for word in tokens.split(",")]
+    if not all(word.isdigit() and int(word) for word in words):
+        raise ConfigError(f"--tokens '{tokens}' is no list of counts; write 16,64,256.")
+    return sorted({int(word) for word in words})
 
 
 def _senses(files: list[str] | None, model: str | None) -> dict[str, list[str] | None]:

@@ -33,8 +33,9 @@ def train(recipe: Path, folder: Path, processes: int, *options: str) -> str:
     command = [sys.executable, "-m"]
     if processes > 1:
         command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command += ["-m"]
-    command += ["generators.train", "--config", str(recipe), "--out", str(folder)]
+    else:
+        command += ["accelerate.commands.launch", "--cpu"]
+    command += ["-m", "generators.train", "--config", str(recipe), "--out", str(folder)]
     command += ["--set", f"train.batch_size={4 // processes}", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The benchmarks of TokenBridge's levels and heads, as small as they go."""
+"""The benchmarks of TokenBridge's levels (pictures, sound) and heads, as small as they go."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("dimension_wise_levels", "6 bits, range 5"), ("token_bridge_heads", "autoregressive")],
+    [
+        ("dimension_wise_levels", "6 bits, range 5"), ("token_bridge_heads", "autoregressive"),
+        ("dimension_wise_sound", "8 bits"),
+    ],
 )
 def test_runs_and_writes_nothing(name: str, words: str, tmp_path: Path) -> None:
     results = ROOT / "benchmarks" / "results"
