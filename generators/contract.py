@@ -11,6 +11,7 @@ vocabulary, R rows (B, or 2 B under guidance: the conditional half first), n pla
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -20,7 +21,7 @@ from torch import Tensor
 from generators.steps import Step
 from tok_core.errors import ConfigError, TokenError
 from tok_core.model import Model
-from tok_core.token_spec import Axis, TokenSpec
+from tok_core.token_spec import POSITION_AXES, Axis, TokenSpec
 
 
 class Condition(NamedTuple):
@@ -225,6 +226,25 @@ def fixed_spec(spec: TokenSpec, sizes: Sequence[int] | None = None) -> TokenSpec
     found = {axis.name: axis.size for axis in axes}
     grid = (found["row"], found["column"]) if "row" in found else spec.grid
     return replace(spec, axes=tuple(axes), grid=grid)  # type: ignore[arg-type]
+
+
+def check_sizes_known(spec: TokenSpec) -> None:
+    """Refuse a spec with an open axis: a generator has a place for every position.
+
+    Raises:
+        ConfigError: an axis without a size.
+    """
+    free = [f"'{axis.name}'" for axis in spec.axes if axis.size is None]
+    if free:
+        raise ConfigError(
+            f"the token spec leaves the size along {' and '.join(free)} open; fix it with "
+            "generators.contract.fixed_spec."
+        )
+
+
+def positions_of(spec: TokenSpec) -> int:
+    """Return L, the number of positions of a spec without open axes; factors do not count."""
+    return math.prod(axis.size or 0 for axis in spec.axes if axis.name in POSITION_AXES)
 
 
 def read_spec(given: Any) -> TokenSpec:

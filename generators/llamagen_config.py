@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generators.contract import read_spec
+from generators.contract import check_sizes_known, read_spec
 from generators.factors import factor_starts
 from generators.llama_blocks import hidden_width
 from generators.rotary import grid_table, sequence_table, with_prefix
@@ -114,12 +114,7 @@ def parse_llamagen_config(values: Mapping[str, Any]) -> LlamaGenConfig:
             "these tokens lie on several scales, which are predicted scale by scale; use NextScale "
             "for them."
         )
-    free = [axis.name for axis in spec.axes if axis.size is None]
-    if free:
-        raise ConfigError(
-            f"the token spec leaves the size along '{free[0]}' open; fix it with "
-            "generators.contract.fixed_spec."
-        )
+    check_sizes_known(spec)
     width, heads = values["width"], values["heads"]
     for name in ("width", "layers", "heads", "window"):
         if type(values[name]) is not int or values[name] < 1:

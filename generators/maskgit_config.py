@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from generators.contract import read_spec
+from generators.contract import check_sizes_known, positions_of, read_spec
 from tok_core.errors import ConfigError, nearest
-from tok_core.token_spec import POSITION_AXES, TokenSpec
+from tok_core.token_spec import TokenSpec
 
 NETWORKS = ("bert", "uvit")
 SHARES = (
@@ -64,18 +63,12 @@ class MaskGITConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}; give a number from 0 to 1.")
-        free = [axis.name for axis in self.spec.axes if axis.size is None]
-        if free:
-            raise ConfigError(
-                f"the codes have no fixed size along {' and '.join(free)} and MaskGIT has one "
-                "position per code; give a spec with sizes."
-            )
+        check_sizes_known(self.spec)
 
     @property
     def length(self) -> int:
         """N, positions of all codes."""
-        places = [axis.size or 0 for axis in self.spec.axes if axis.name in POSITION_AXES]
-        return math.prod(places)
+        return positions_of(self.spec)
 
 
 def parse_maskgit_config(values: Mapping[str, Any]) -> MaskGITConfig:

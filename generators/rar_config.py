@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from generators.contract import read_spec
+from generators.contract import check_sizes_known, positions_of, read_spec
 from generators.factors import factor_starts
 from tok_core.errors import ConfigError
-from tok_core.token_spec import FACTOR_AXES, TokenSpec
+from tok_core.token_spec import TokenSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +47,12 @@ class RARConfig:
             chance = getattr(self, name)
             if not 0 <= chance < 1:
                 raise ConfigError(f"{name} is {chance}; give a chance from 0, below 1.")
-        free = [axis.name for axis in self.spec.axes if axis.size is None]
-        if free:
-            raise ConfigError(
-                f"the token spec leaves {' and '.join(free)} free and RAR has one position per "
-                "code; give a spec with sizes."
-            )
+        check_sizes_known(self.spec)
 
     @property
     def length(self) -> int:
         """L, positions of the codes."""
-        return math.prod(
-            int(axis.size or 0) for axis in self.spec.axes if axis.name not in FACTOR_AXES
-        )
+        return positions_of(self.spec)
 
     def tables(self) -> dict[str, Tensor]:
         """Return ``starts`` (F,), where each factor's codes begin in a table of all."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from generators.causal_head import FIRST_INPUTS
-from generators.contract import read_spec
+from generators.contract import check_sizes_known, positions_of, read_spec
 from generators.masked_autoencoder import TrunkSizes
 from tok_core.errors import ConfigError, nearest
-from tok_core.token_spec import POSITION_AXES, TokenSpec
+from tok_core.token_spec import TokenSpec
 
 HEADS = ("autoregressive", "parallel")
 SHARES = ("dropout", "attention_dropout", "condition_dropout")
@@ -73,8 +73,7 @@ class TokenBridgeConfig:
     @property
     def length(self) -> int:
         """L, positions of all codes."""
-        places = [axis.size or 0 for axis in self.spec.axes if axis.name in POSITION_AXES]
-        return math.prod(places)
+        return positions_of(self.spec)
 
     @property
     def head_vocabulary(self) -> tuple[int, ...]:
@@ -162,12 +161,7 @@ def _check_numbers(config: TokenBridgeConfig) -> None:
 def _check_spec(spec: TokenSpec) -> None:
     if spec.scales is not None and len(spec.scales) > 1:
         raise ConfigError("these tokens lie on several scales; use NextScale for them.")
-    free = [axis.name for axis in spec.axes if axis.size is None]
-    if free:
-        raise ConfigError(
-            f"the token spec leaves the size along '{free[0]}' open; fix it with "
-            "generators.contract.fixed_spec."
-        )
+    check_sizes_known(spec)
 
 
 def _check_values(values: tuple[tuple[float, ...], ...], vocabulary: tuple[int, ...]) -> None:

@@ -178,7 +178,7 @@ WRONG = [
     ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
     ({"spec": '{"axes": 3}'}, "not a token spec"),
     ({"spec": TokenSpec(modality="audio", axes=(Axis(name="time"),), vocabulary=(4,)).to_json()},
-     "no fixed size along time"),
+     "leaves the size along 'time' open"),
 ]  # fmt: skip
 
 

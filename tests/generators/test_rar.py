@@ -341,7 +341,7 @@ def test_impossible_options(options: dict[str, Any], words: str) -> None:
 
 def test_impossible_specs() -> None:
     free = TokenSpec(modality="image", axes=(axis("row", None), axis("column", 4)), vocabulary=(4,))
-    with pytest.raises(ConfigError, match="leaves row free"):
+    with pytest.raises(ConfigError, match="leaves the size along 'row'"):
         RAR(free.to_json(), **SIZES)
     with pytest.raises(TokenError, match="no|not a token spec"):
         RAR("{", **SIZES)

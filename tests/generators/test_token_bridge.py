@@ -498,7 +498,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], error: str) ->
 def test_specs_that_do_not_fit() -> None:
     free = TokenSpec(modality="image", axes=(Axis(name="row"), Axis(name="column")),
                      vocabulary=(8,))  # fmt: skip
-    with pytest.raises(ConfigError, match="leaves the size along 'row' open"):
+    with pytest.raises(ConfigError, match="leaves the size along 'row' and 'column' open"):
         TokenBridge(free.to_json(), **SIZES)
     scales = TokenSpec(modality="image", axes=(axis("scale_token", 5),), vocabulary=(8,),
                        scales=((1, 1), (2, 2)))  # fmt: skip
