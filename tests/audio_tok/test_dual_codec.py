@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizer_contract import TokenizerContract
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from tok_core.errors import ConfigError, MediaError, TokenError
 from tok_core.latent_neighbours import latent_neighbours
 from tok_core.loading import load
 from tok_core.run_config import load_config
+from tok_core.tokenizer_contract import TokenizerContract
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "assets" / "configs"

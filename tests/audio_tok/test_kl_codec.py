@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizer_contract import TokenizerContract
 from torch import Tensor
 
 from audio_tok.audio_data import open_audio
@@ -20,6 +19,7 @@ from tok_core.contract import Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError
 from tok_core.loading import load
 from tok_core.run_config import load_config
+from tok_core.tokenizer_contract import TokenizerContract
 
 RECIPE = Path(__file__).parents[2] / "assets" / "configs" / "kl-codec-tiny.yaml"
 SMALL: dict[str, Any] = {

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizer_contract import TokenizerContract
 from torch import Tensor
 
 from audio_tok.import_wav_tokenizer import import_wav_tokenizer, wav_tokenizer_from_state
@@ -21,6 +20,7 @@ from audio_tok.wav_decoder import WavDecoder, save_decoder
 from audio_tok.wav_tokenizer import WavTokenizer
 from tok_core.contract import Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError, WeightsError
+from tok_core.tokenizer_contract import TokenizerContract
 
 SMALL: dict[str, Any] = {
     "strides": [2, 2, 4], "encoder_width": 4, "latent_dim": 8, "codebook_size": 32, "width": 32,

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizer_contract import TokenizerContract
 from torch import Tensor, nn
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TesseraError, TokenError, WeightsError
 from tok_core.perturbation_config import PerturbationConfig
 from tok_core.token_file import dumps, loads
+from tok_core.tokenizer_contract import TokenizerContract
 from tok_core.training.freezing import freeze, set_training
 from tok_core.training_perturbation import (
     CLEAN_LATENTS,

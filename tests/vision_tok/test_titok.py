@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_pictures import pictures, spread
-from tokenizer_contract import TokenizerContract
 from torch import Tensor
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError, WeightsError
+from tok_core.tokenizer_contract import TokenizerContract
 from tok_core.training.freezing import freeze, set_training
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
 from vision_tok.one_d_piece import OneDPiece

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_pictures import pictures, spread
-from tokenizer_contract import TokenizerContract
 from torch import Tensor
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError, WeightsError
 from tok_core.frequency_order import KL16_ORDER
 from tok_core.loading import load
+from tok_core.tokenizer_contract import TokenizerContract
 from tok_core.training.freezing import freeze, set_training
 from vision_tok.autoencoder_kl import autoencoder_class
 from vision_tok.autoencoder_kl_keys import latent_diffusion_names

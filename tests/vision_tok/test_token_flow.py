@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_pictures import pictures, spread
 from tiny_tower import CLIP_SIZES, clip_file
-from tokenizer_contract import TokenizerContract
 from torch import Tensor, nn
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TesseraError, TokenError, WeightsError
+from tok_core.tokenizer_contract import TokenizerContract
 from tok_core.training.freezing import freeze, set_training
 from vision_tok.image_objective import ImageObjective, ImageObjectiveConfig
 from vision_tok.semantic_teacher import TeacherOptions

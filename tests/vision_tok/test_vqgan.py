@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from tiny_pictures import pictures, spread
-from tokenizer_contract import TokenizerContract
 from torch import Tensor
 
 from tok_core.contract import Tokenizer, Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError
+from tok_core.tokenizer_contract import TokenizerContract
 from tok_core.training.freezing import freeze, set_training
 from vision_tok.conv_autoencoder import ConvDecoder, ConvEncoder
 from vision_tok.conv_blocks import GridAttention

@@ -1,7 +1,4 @@
-"""FSQPatches keeps the contract; its quantizer is the lattice that it says it is.
-
-`TokenizerContract` comes from tests/tokenizer_contract.py of a clone of Tessera.
-"""
+"""FSQPatches keeps the contract; its quantizer is the lattice that it says it is."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import pytest
 import torch
 from fsq_patches.finite_scalar import FiniteScalarQuantizer
 from fsq_patches.tokenizer import FSQPatches
-from tokenizer_contract import TokenizerContract
 from torch import Tensor
 
 from tok_core.contract import Tokens
 from tok_core.errors import ConfigError, TokenError
+from tok_core.tokenizer_contract import TokenizerContract
 
 
 class TestFSQPatches(TokenizerContract):

@@ -1,4 +1,8 @@
-"""The common test class: a new tokenizer gets these tests for one `make` and one `sample`."""
+"""The common test class: a new tokenizer gets these tests for one `make` and one `sample`.
+
+It is the one module that needs pytest, and it lies here so that packages outside can use it:
+docs/adding_a_tokenizer.md.
+"""
 
 from __future__ import annotations
 
