@@ -14,8 +14,8 @@ from pathlib import Path
 
 from audio_tok.audio_sources import (
     SUFFIXES,
+    VERSION,
     AudioSource,
-    MixedSounds,
     SoundFiles,
     SyntheticSound,
     find_sounds,
@@ -23,6 +23,7 @@ from audio_tok.audio_sources import (
 )
 from audio_tok.held_out_speech import FileBeginnings, HeldOutSpeech, UnheardSound
 from tok_core.errors import ConfigError, nearest
+from tok_core.mixed_source import MixedSource
 from tok_core.procedural_audio import KINDS
 from tok_core.procedural_audio import LONGEST as LONGEST_SYNTHETIC
 from tok_core.procedural_speech import RATE as SYNTHETIC_RATE
@@ -112,7 +113,7 @@ def open_audio(config: AudioDataConfig, *, validation: bool = False) -> AudioSou
         return _open_validation(config, name, path)
     if name == "mixture":
         parts = {part: _open_part(config, part, path) for part in config.mixture}
-        return MixedSounds(parts, config)
+        return MixedSource(parts, config.mixture, seed=config.seed, version=VERSION)
     return _open_part(config, name, path)
 
 

@@ -197,33 +197,6 @@ class SyntheticSound:
         return None
 
 
-class MixedSounds:
-    """Several sources by shares; which one serves an index is drawn by that index alone."""
-
-    length = None
-
-    def __init__(self, parts: dict[str, AudioSource], config: AudioDataConfig) -> None:
-        self.parts, self.config = parts, config
-        self._total = sum(config.mixture.values())
-
-    def _part(self, index: int) -> AudioSource:
-        draws = item_draws("mixture", version=VERSION, seed=self.config.seed, index=index)
-        at = draws.uniform(0.0, self._total)
-        for name, share in self.config.mixture.items():
-            at -= share
-            if at < 0.0:
-                return self.parts[name]
-        return self.parts[name]  # rounding left a sliver above the last share
-
-    def item(self, index: int) -> Tensor:
-        """Return (1, T) float32 in [-1, 1]."""
-        return self._part(index).item(index)
-
-    def label(self, index: int) -> int | None:
-        """Return None: sounds carry no labels."""
-        return None
-
-
 def _level(draws: Draws, config: AudioDataConfig) -> float:
     low, high = config.peak_decibels
     return draws.uniform(low, high) if high > low else low

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tok_core.errors import ConfigError, nearest
+from tok_core.mixed_source import MixedSource
 from tok_core.procedural_images import KINDS, ProceduralClasses, ProceduralImages
 from vision_tok.image_folder import has_pictures
 from vision_tok.image_shards import find_shards
 from vision_tok.image_sources import (
+    VERSION,
     ImageSource,
-    MixedImages,
     Photographs,
     PictureFiles,
     ProceduralSource,
@@ -131,7 +132,7 @@ def open_images(config: ImageDataConfig, *, validation: bool = False) -> ImageSo
         return _open_validation(config, name, path)
     if name == "mixture":
         parts = {part: _open_part(config, part, path) for part in config.mixture}
-        return MixedImages(parts, config)
+        return MixedSource(parts, config.mixture, seed=config.seed, version=VERSION)
     return _open_part(config, name, path)
 
 

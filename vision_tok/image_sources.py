@@ -210,30 +210,3 @@ class Photographs:
     def label(self, index: int) -> int | None:
         """Return None: photographs carry no labels."""
         return None
-
-
-class MixedImages:
-    """Several sources by shares; which one serves an index is drawn by that index alone."""
-
-    length = None
-
-    def __init__(self, parts: dict[str, ImageSource], config: ImageDataConfig) -> None:
-        self.parts, self.config = parts, config
-        self._total = sum(config.mixture.values())
-
-    def _part(self, index: int) -> ImageSource:
-        draws = item_draws("mixture", version=VERSION, seed=self.config.seed, index=index)
-        at = draws.uniform(0.0, self._total)
-        for name, share in self.config.mixture.items():
-            at -= share
-            if at < 0.0:
-                return self.parts[name]
-        return self.parts[name]  # rounding left a sliver above the last share
-
-    def item(self, index: int) -> Tensor:
-        """Return (3, S, S) float32 in [-1, 1]."""
-        return self._part(index).item(index)
-
-    def label(self, index: int) -> int | None:
-        """Return the class where the part that serves this index has one."""
-        return self._part(index).label(index)
