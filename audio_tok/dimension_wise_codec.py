@@ -27,6 +27,7 @@ from tok_core.dimension_wise_config import OPTIONS, DimensionWiseConfig
 from tok_core.dimension_wise_tokenizer import DimensionWiseTokenizer
 from tok_core.errors import ConfigError, TokenError
 from tok_core.gaussian_levels import gaussian_levels
+from tok_core.strict_loading import read_config
 from tok_core.token_spec import Axis, TokenSpec
 from tok_core.training_perturbation import decoder_latents
 
@@ -57,7 +58,7 @@ class DimensionWiseCodec(DimensionWiseTokenizer, KLBottleneck, WavEncoding):
     """
 
     codes_last = False
-    calibrate_with = "DimensionWiseCodec.calibrated"
+    calibrate_with = "tessera calibrate, or DimensionWiseCodec.calibrated,"
     _keep_in_fp32_modules = ["quantizer", "head"]
     code_config = (*DimensionWiseTokenizer.code_config, "sample_rate", "strides", "causal")
 
@@ -92,8 +93,8 @@ class DimensionWiseCodec(DimensionWiseTokenizer, KLBottleneck, WavEncoding):
         if scale is None:
             raise ConfigError(
                 "no scale of the latents was given; measure scale, range and channel order with "
-                "DimensionWiseCodec.calibrated, or give scale (1 / standard deviation of the "
-                "codec's latents)."
+                "tessera calibrate, or DimensionWiseCodec.calibrated, or give scale (1 / standard "
+                "deviation of the codec's latents)."
             )
         quantization = DimensionWiseConfig.from_json({name: values[name] for name in OPTIONS})
         levels = len(gaussian_levels(bits, std_range, empty_bins == "drop"))
@@ -208,8 +209,9 @@ class DimensionWiseCodec(DimensionWiseTokenizer, KLBottleneck, WavEncoding):
     # -- training ------------------------------------------------------------------------------
 
     def forward(
-        self, x: Tensor, *, tokens: Tokens | None = None, condition: Tensor | None = None
-    ) -> TrainingOutput:
+        self, x: Tensor, *, tokens: Tokens | None = None, kept: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> TrainingOutput:  # fmt: skip
         """Reconstruct for fine-tuning, not clamped.
 
         Freeze ``encoder`` to tune the decoder on quantized latents and keep the codes; what is not
@@ -218,13 +220,14 @@ class DimensionWiseCodec(DimensionWiseTokenizer, KLBottleneck, WavEncoding):
         Args:
             x: (B, 1, T) in [-1, 1].
             tokens: given, the encoder is skipped and only the decoder trains.
+            kept: with tokens, bool (B, F): frames that show latents of x, see `mixed_latents`.
             condition: as `WavTokenizer.forward`.
         """
         row = self.draw_row(x) if condition is None else condition
         statistics: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         if tokens is not None:
-            z = self.embed(tokens)
+            z = self.mixed_latents(x, tokens, kept)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.codes_are_frozen):
                 raw = self.latents(x)
@@ -241,11 +244,19 @@ class DimensionWiseCodec(DimensionWiseTokenizer, KLBottleneck, WavEncoding):
 def as_codec(codec: Any) -> KLCodec:
     """Return a `KLCodec` as it is, or the one of a folder or hub id.
 
+    A `DimensionWiseCodec`, or its folder, gives the codec that it was made over.
+
     Raises:
         ConfigError: something else. WeightsError: nothing there, or weights that do not fit.
     """
     if isinstance(codec, str | Path):
-        codec = KLCodec.from_pretrained(codec)
+        ours = read_config(codec, {}).get("_class_name") == DimensionWiseCodec.__name__
+        codec = (DimensionWiseCodec if ours else KLCodec).from_pretrained(codec)
+    if isinstance(codec, DimensionWiseCodec):
+        with torch.device("meta"):
+            source = KLCodec(**network_values(codec))
+        source.load_state_dict(codec.state_dict(keep_vars=True), assign=True)
+        return source.train(codec.training)
     if not isinstance(codec, KLCodec):
         raise ConfigError(
             f"a {type(codec).__name__} came in; give a continuous codec (KLCodec), or its folder."

@@ -92,6 +92,8 @@ def main() -> None:
     print("\n5. Samples, and scores of the codec on sentences that it has not heard")
     say_something(work / "samples", codec, generator)
     before = kept(work / "scores.json", codec, generator, sizes["judged"])
+    print(f"mel distance of decoded real tokens {before['real/mel_distance']:.3f}, with "
+          f"{1 - PRESERVATION:.0%} of them made up {before['half/mel_distance']:.3f}")  # fmt: skip
 
     print("\n6. Post-training: the decoder learns from tokens that the generator half made up")
     step("generators.post_train", generators.post_train.main, work / "post_trained",
@@ -135,6 +137,7 @@ def say_something(folder: Path, codec: Path, generator: Path) -> None:
 def kept(file: Path, codec: Path, generator: Path, count: int) -> dict[str, float]:
     """Return the scores that an earlier run kept, or make them."""
     if not file.is_file():
+        print(f"judging {count} sounds", flush=True)
         pipe = TokenAudioPipeline(load(generator), load(codec))
         scores = measured(pipe, count, file.with_name(f"{file.stem}_sounds"))
         write_bytes(file, json.dumps(scores, indent=1).encode())

@@ -23,6 +23,7 @@ from torch import Tensor
 from generators.contract import UNCONDITIONAL, Condition, Generator
 from generators.drawing import draw_codes, numbered_seed
 from generators.guidance import Guidance
+from generators.masked_sampling import MASKED_STEPS
 from generators.token_filter import TokenFilter
 from tok_core.atomic_write import write_bytes
 from tok_core.errors import ConfigError, MediaError
@@ -57,6 +58,9 @@ class PairsConfig:
             validation sees of them, as published.
         mode: ``tokens``; or ``pixels``, the released code's round trip: pictures decoded from the
             tokens go through encoder and quantizer again.
+        real_latents: what kept positions show the decoder of a tokenizer over a KL autoencoder:
+            ``quantized``, the values of their codes, which is all that it will see in use; or
+            ``continuous``, the encoder's latents as they are.
     """
 
     path: str
@@ -74,6 +78,7 @@ class PairsConfig:
     seed: int = 0
     views: Literal["training", "centre"] = "training"
     mode: Literal["tokens", "pixels"] = "tokens"
+    real_latents: Literal["quantized", "continuous"] = "quantized"
 
     def drawing(self) -> dict[str, Any]:
         """Return what `generators.drawing.draw_codes` is to be called with."""
@@ -102,6 +107,11 @@ def keep_mask(seed: int, number: int, length: int, preservation: float) -> Tenso
     return torch.rand(length, generator=chance) < preservation
 
 
+def kept_positions(facts: Mapping[str, Any], number: int, length: int) -> Tensor:
+    """Return `keep_mask` of a pair by what its index says; a `tok_core.token_pairs.Kept`."""
+    return keep_mask(facts["seed"], number, length, facts["preservation"])
+
+
 class PairMaker:
     """Makes pairs of one generator, tokenizer and source.
 
@@ -118,6 +128,7 @@ class PairMaker:
         self, config: PairsConfig, generator: Generator, tokenizer: Any, source: Any,
         signals: dict[str, Any],
     ) -> None:  # fmt: skip
+        _check_resamples(generator)
         generator.attach(tokenizer)
         if config.mode == "pixels" and tokenizer.spec.modality != "image":
             raise ConfigError(
@@ -227,6 +238,21 @@ class PairMaker:
             out = io.BytesIO()
             Image.fromarray(picture).save(out, "PNG", compress_level=1)
             write_bytes(folder / PICTURES / picture_name(n), out.getvalue(), force=True)
+
+
+def _check_resamples(generator: Generator) -> None:
+    """Refuse a generator that no engine can draw from around codes that are kept."""
+    kind = type(generator)
+    if generator.captions is not None:
+        raise ConfigError(
+            f"this {kind.__name__} draws after captions, which the data do not have; give "
+            "data.pairs.generator one of classes, or one without conditions."
+        )
+    if not isinstance(generator, tuple(MASKED_STEPS)) and kind.session is Generator.session:
+        raise ConfigError(
+            f"a {kind.__name__} has no session to draw from, so real codes cannot be kept among "
+            "its own; give data.pairs.generator another kind, such as LlamaGen."
+        )
 
 
 def make_pairs(

@@ -25,7 +25,10 @@ import torch
 
 from audio_tok.audio_data import AudioDataConfig, open_audio
 from audio_tok.train import AudioRun, audio_sense
-from generators.pair_maker import Crew, PairMaker, PairsConfig, make_pairs
+from generators.contract import Generator
+from generators.pair_maker import Crew, PairMaker, PairsConfig, kept_positions, make_pairs
+from tok_core.contract import Autoencoder, Tokenizer
+from tok_core.dimension_wise_tokenizer import DimensionWiseTokenizer
 from tok_core.errors import ConfigError, TesseraError
 from tok_core.loading import load
 from tok_core.progress_bar import progress_bar
@@ -104,7 +107,33 @@ def _modality(arguments: Sequence[str] | None) -> str:
             "model.from names no tokenizer; add --set model.from= with the model that is to be "
             "trained further."
         )
-    return str(load(start).spec.modality)
+    return str(_tokenizer(start).spec.modality)
+
+
+def _tokenizer(path: str) -> Tokenizer:
+    """Load what is to be trained further, or say why it cannot be."""
+    model = load(path)
+    if isinstance(model, Tokenizer):
+        return model
+    kind = type(model).__name__
+    raise ConfigError(
+        f"model.from is a {kind}, a continuous autoencoder without tokens; make a tokenizer of it "
+        "with tessera calibrate and give that, whose decoder is the autoencoder's own."
+        if isinstance(model, Autoencoder)
+        else f"model.from is a {kind}, which has no decoder; give the tokenizer whose tokens it "
+        "draws, and the generator as data.pairs.generator."
+    )
+
+
+def _generator(path: str) -> Generator:
+    """Load what draws the tokens, or say why it cannot."""
+    model = load(path)
+    if not isinstance(model, Generator):
+        raise ConfigError(
+            f"data.pairs.generator is a {type(model).__name__}, which draws no tokens; give a "
+            "generator that was trained on tokens of model.from."
+        )
+    return model
 
 
 def _sense(modality: str) -> Sense:
@@ -138,7 +167,9 @@ def _settings(data: Any) -> dict[str, Any]:
 
 
 def _open_pairs(data: Any) -> PairSource:
-    return PairSource(data.pairs.path, _signals(data), pictures=data.pairs.mode == "pixels")
+    pairs: PairsConfig = data.pairs
+    kept = kept_positions if pairs.real_latents == "continuous" else None
+    return PairSource(pairs.path, _signals(data), pictures=pairs.mode == "pixels", kept=kept)
 
 
 def _with_pairs(config: Any) -> Any:
@@ -151,14 +182,20 @@ def _with_pairs(config: Any) -> Any:
             f"train.train_only is {config.train.train_only!r} but pairs of tokens train decoders "
             "alone; set it to decoder (data.pairs.mode pixels trains more)."
         )
+    if pairs.mode == "pixels" and pairs.real_latents == "continuous":
+        raise ConfigError(
+            "data.pairs.real_latents is continuous but pixels go through the quantizer again; set "
+            "one of both to its default (tokens, quantized)."
+        )
     if pairs.generator is None:
         return config
     from accelerate.state import PartialState
 
     state = PartialState(cpu=config.train.device == "cpu")
-    tokenizer, generator = (
-        load(path).to(state.device) for path in (config.model.from_, pairs.generator)
-    )
+    tokenizer: Any = _tokenizer(config.model.from_)
+    _check_latents(pairs, tokenizer)
+    generator: Any = _generator(pairs.generator)
+    tokenizer, generator = (model.to(state.device) for model in (tokenizer, generator))
     maker = PairMaker(
         pairs, generator, tokenizer, _signals(config.data), _settings(config.data)
     )
@@ -171,11 +208,21 @@ def _with_pairs(config: Any) -> Any:
 
 def _check(config: Any, model: Any) -> None:
     _open_pairs(config.data).check(model, _settings(config.data))
+    pairs: PairsConfig = config.data.pairs
+    _check_latents(pairs, model)
     dtype = getattr(torch, config.export.dtype)
-    if config.data.pairs.mode == "tokens" and not _kept_in(model, dtype):
+    if pairs.mode == "tokens" and not _kept_in(model, dtype):
         raise ConfigError(
             f"export.dtype {config.export.dtype} would round encoder and codebook and so change "
             "the code hash; set it to float32."
+        )
+
+
+def _check_latents(pairs: PairsConfig, model: Any) -> None:
+    if pairs.real_latents == "continuous" and not isinstance(model, DimensionWiseTokenizer):
+        raise ConfigError(
+            f"data.pairs.real_latents is continuous but the decoder of a {type(model).__name__} "
+            "reads vectors of a codebook; set it to quantized."
         )
 
 

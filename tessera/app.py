@@ -9,6 +9,7 @@ import typer
 import tessera
 from tessera.commands import (
     bench,
+    calibrate,
     decode,
     demo,
     encode,
@@ -39,6 +40,7 @@ app.command("train", context_settings=train.PASS_ON)(train.train)
 app.command("generate")(generate.generate)
 app.command("eval", context_settings=eval.PASS_ON)(eval.evaluate)
 app.command("import")(import_.import_checkpoint)
+app.command("calibrate")(calibrate.calibrate)
 app.command("demo")(demo.demo)
 app.command("bench", context_settings=bench.PASS_ON)(bench.bench)
 

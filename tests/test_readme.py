@@ -35,7 +35,7 @@ def commands(page: Path) -> list[list[str]]:
 
 PYTHON = [(page, i) for page in PAGES for i in range(len(blocks(page, "python")))]
 SHELL = [line for page in PAGES for line in commands(page) if line[0] == "tessera"]
-NOT_RUN = {"train", "demo", "bench", "import"}  # they have tests of their own
+NOT_RUN = {"train", "demo", "bench", "import", "calibrate"}  # they have tests of their own
 
 
 def tiny_pipeline() -> TokenImagePipeline:

@@ -22,9 +22,10 @@ from torch import Tensor
 from tok_core.code_search import CodeSearch
 from tok_core.codebook import Codebook
 from tok_core.codebook_usage import codebook_statistics
-from tok_core.contract import Tokenizer
+from tok_core.contract import Tokenizer, Tokens
 from tok_core.dimension_wise import DimensionWiseQuantizer
 from tok_core.dimension_wise_config import DimensionWiseConfig
+from tok_core.errors import TokenError
 from tok_core.processes import sum_over_processes
 from tok_core.vector_quantizer import Quantized
 
@@ -103,6 +104,30 @@ class DimensionWiseTokenizer(Tokenizer):
     def values_of(self, codes: Tensor) -> Tensor:
         """Return the normalised latents (B, D, ...) of codes in the contract's layout."""
         return self.quantizer.lookup(self._inner(codes))
+
+    def mixed_latents(self, x: Tensor, tokens: Tokens, kept: Tensor | None) -> Tensor:
+        """Return what the decoder gets of given tokens, normalised latents (B, D, ...).
+
+        Args:
+            x: the signal, which the encoder reads for kept positions, without gradient.
+            tokens: whose values the other positions show.
+            kept: bool (B, L), positions (row by row, or along time) that show the encoder's latents
+                unquantized; None for none, and no encoder runs.
+
+        Raises:
+            TokenError: signal, tokens and ``kept`` are not of the same positions.
+        """
+        z = self.embed(tokens)
+        if kept is None:
+            return z
+        with torch.no_grad():
+            real = self.latents(x)
+        if real.shape != z.shape or kept.shape != (len(z), math.prod(z.shape[2:])):
+            raise TokenError(
+                f"kept positions {tuple(kept.shape)} and latents {tuple(real.shape)} of the signal "
+                f"came in for tokens with latents {tuple(z.shape)}; give all of one batch and size."
+            )
+        return torch.where(kept.view(len(z), 1, *z.shape[2:]), real, z)
 
     def quantized(self, x: Tensor) -> Quantized:
         """Quantize normalised latents (B, D, ...) for training, straight through.

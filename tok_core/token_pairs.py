@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tok_core.contract import Tokens
 from tok_core.errors import ConfigError, MediaError, TokenError
 from tok_core.token_shards import TokenShards
 
@@ -38,6 +39,17 @@ class PairSample(NamedTuple):
 
     signal: Tensor
     codes: Tensor
+
+
+class MixedSample(NamedTuple):
+    """A `PairSample` of a tokenizer over a continuous autoencoder, and what was kept of its signal.
+
+    ``kept`` is bool (L,): the positions that show the decoder the encoder's latents, unquantized.
+    """
+
+    signal: Tensor
+    codes: Tensor
+    kept: Tensor
 
 
 class PicturePair(NamedTuple):
@@ -58,6 +70,13 @@ class SignalSource(Protocol):
         """Return one signal."""
 
 
+class Kept(Protocol):
+    """Which positions of a pair kept their real codes."""
+
+    def __call__(self, facts: Mapping[str, Any], number: int, length: int) -> Tensor:
+        """Return bool (L,) for the facts of the shards and a signal's number."""
+
+
 class Parts(NamedTuple):
     """What a step makes of a batch: the target, the model's input, and what else it is given."""
 
@@ -69,7 +88,9 @@ class Parts(NamedTuple):
 def parts_of(x: Any) -> Parts:
     """Take a batch apart: pairs give codes, or another picture than the target, to the model."""
     if isinstance(x, PairSample):
-        return Parts(x.signal, x.signal, {"tokens": x.codes})
+        return Parts(x.signal, x.signal, {"tokens": Tokens(x.codes)})
+    if isinstance(x, MixedSample):
+        return Parts(x.signal, x.signal, {"tokens": Tokens(x.codes), "kept": x.kept})
     if isinstance(x, PicturePair):
         return Parts(x.signal, x.shown, {})
     return Parts(x, x, {})
@@ -81,18 +102,22 @@ class PairSource:
     Args:
         folder: of the pairs. source: the signals they were made from.
         pictures: give decoded pictures to the model instead of codes.
+        kept: give which positions are kept, too.
 
     Raises:
         TokenError: no pairs there. ConfigError: pairs without pictures where these are wanted.
     """
 
-    def __init__(self, folder: str | Path, source: SignalSource, *, pictures: bool = False) -> None:
+    def __init__(
+        self, folder: str | Path, source: SignalSource, *, pictures: bool = False,
+        kept: Kept | None = None,
+    ) -> None:  # fmt: skip
         self.shards = TokenShards(folder)
         if self.shards.views != VIEWS or self.shards.index.head.facts.get("kind") != KIND:
             raise TokenError(
                 f"'{folder}' holds token shards but no pairs; make some with generators.post_train."
             )
-        self.source = source
+        self.source, self.kept = source, kept
         self.pictures = Path(folder) / PICTURES if pictures else None
         if self.pictures is not None and not self.pictures.is_dir():
             raise ConfigError(
@@ -105,13 +130,18 @@ class PairSource:
         """Number of pairs."""
         return self.shards.length
 
-    def item(self, index: int) -> PairSample | PicturePair:
+    def item(self, index: int) -> PairSample | MixedSample | PicturePair:
         """Return one pair; `MediaError` where signal or tokens cannot be read."""
         number = self.number(index)
         signal = torch.as_tensor(self.source.item(number))
         if self.pictures is not None:
             return PicturePair(signal, _read_picture(self.pictures / picture_name(number)))
-        return PairSample(signal, self.shards.item(index, view=1)[0])
+        codes = self.shards.item(index, view=1)[0]
+        if self.kept is None:
+            return PairSample(signal, codes)
+        length = self.shards.spec.to_sequence(codes[None]).shape[1]
+        kept = self.kept(self.shards.index.head.facts, number, length)
+        return MixedSample(signal, codes, kept)
 
     def number(self, index: int) -> int:
         """Return the number of a pair's signal in its source."""

@@ -73,7 +73,7 @@ class TokenBridgeTokenizer(OfficialSource, DiffusersAutoencoder, DimensionWiseTo
     """
 
     codes_last = True
-    calibrate_with = "python -m vision_tok.calibrate, or TokenBridgeTokenizer.calibrated,"
+    calibrate_with = "tessera calibrate, or TokenBridgeTokenizer.calibrated,"
     code_config = (*DimensionWiseTokenizer.code_config, "vae", "patch_size")
     official_importer = "vision_tok.import_token_bridge:import_token_bridge"
     foreign_classes = ("AutoencoderKL",)
@@ -271,7 +271,9 @@ class TokenBridgeTokenizer(OfficialSource, DiffusersAutoencoder, DimensionWiseTo
 
     # -- training ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, *, tokens: Tokens | None = None) -> TrainingOutput:
+    def forward(
+        self, x: Tensor, *, tokens: Tokens | None = None, kept: Tensor | None = None
+    ) -> TrainingOutput:
         """Reconstruct for fine-tuning, not clamped.
 
         Freeze ``autoencoder.encoder`` and ``autoencoder.quant_conv`` to tune the decoder on
@@ -281,6 +283,7 @@ class TokenBridgeTokenizer(OfficialSource, DiffusersAutoencoder, DimensionWiseTo
         Args:
             x: (B, 3, H, W) in [-1, 1].
             tokens: given, the encoder is skipped and only the decoder trains.
+            kept: with tokens, bool (B, L): positions that show latents of x, see `mixed_latents`.
 
         Returns:
             Picture, tokens, no losses, the levels' statistics, and in training
@@ -289,7 +292,7 @@ class TokenBridgeTokenizer(OfficialSource, DiffusersAutoencoder, DimensionWiseTo
         statistics: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         if tokens is not None:
-            z = self.embed(tokens)
+            z = self.mixed_latents(x, tokens, kept)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.codes_are_frozen):
                 raw = self.latents(x)
@@ -329,7 +332,7 @@ def quantization_of(
         if stated is None:
             raise ConfigError(
                 "this autoencoder states no scaling_factor and no scale was given; measure scale, "
-                "range and channel order with python -m vision_tok.calibrate, or "
+                "range and channel order with tessera calibrate, or "
                 "TokenBridgeTokenizer.calibrated, or give scale (1 / standard deviation of its "
                 "latents)."
             )
@@ -358,4 +361,6 @@ def as_autoencoder(vae: Any, *, subfolder: str | None = None) -> KLAutoencoder:
         if ours != TokenBridgeTokenizer.__name__:
             return KLAutoencoder.from_pretrained(vae, **place)
         vae = TokenBridgeTokenizer.from_pretrained(vae, **place)
+    if isinstance(vae, TokenBridgeTokenizer):
+        return KLAutoencoder.from_vae(vae.autoencoder, image_size=vae.config["image_size"])
     return KLAutoencoder.from_vae(getattr(vae, "autoencoder", vae))

@@ -14,7 +14,8 @@ from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
 from generators.maskgit import MaskGIT
 from generators.pair_maker import PairMaker, PairsConfig, keep_mask, make_pairs
-from generators.post_train import ImagePostTraining, main
+from generators.post_train import AudioPostTraining, ImagePostTraining, main
+from generators.train import GeneratorRun
 from tests.tiny_audio import tiny_codec
 from tok_core.loading import load
 from tok_core.procedural_images import ProceduralClasses
@@ -251,4 +252,10 @@ def test_recipes_have_the_published_numbers() -> None:
     assert official.train.steps == 100 * round(pairs.count / 1024) == 19_500
     assert official.optimizer.lr == 5e-5 and official.objective.discriminator_start == 0
     tiny = load_config(ImagePostTraining, configs / "post-train-tiny.yaml")
-    assert all(config.train.train_only == "decoder" for config in (official, tiny))
+    speech = load_config(AudioPostTraining, configs / "post-train-speech-tiny.yaml")
+    generator = load_config(GeneratorRun, configs / "generator-speech-tiny.yaml")
+    assert generator.data.signals is not None
+    assert speech.data.segment == generator.data.signals["segment"], "what the generator draws"
+    assert speech.data.pairs.generator == f"runs/{generator.name}/model"
+    assert speech.model.from_ == generator.data.tokenizer
+    assert all(config.train.train_only == "decoder" for config in (official, tiny, speech))

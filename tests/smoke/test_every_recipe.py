@@ -38,6 +38,7 @@ SEQUENCES = [path for path in EVERY if path.stem.startswith("generator-")]
 # Those that read token shards are trained in test_every_generator.py.
 GENERATORS = [path for path in SEQUENCES if "path" not in read_recipe(path)["data"]]
 AFTERWARDS = [path for path in EVERY if path.stem.startswith("post-train-")]
+AFTER_CODECS = [path for path in AFTERWARDS if "segment" in read_recipe(path)["data"]]
 RECIPES = [path for path in EVERY if path not in CODECS + SEQUENCES + AFTERWARDS]
 STEPS = 12
 TEACHER = {"hidden_channels": 32, "channel_mult": [1, 1, 1, 1], "num_res_blocks": 1,
@@ -243,7 +244,30 @@ def test_generator_recipe_trains_and_its_model_draws(path: Path, folder: Path) -
     model.check_fits(load(tokenizer))
 
 
-@pytest.mark.parametrize("path", AFTERWARDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", AFTER_CODECS, ids=lambda path: path.stem)
+def test_post_training_recipe_trains_the_decoder_of_a_codec(path: Path, tmp_path: Path) -> None:
+    """The shipped codec, and a generator of half a second in place of the recipe's."""
+    codec: Any = load(ROOT / read_recipe(path)["model"]["from"])
+    torch.manual_seed(0)
+    LlamaGen(
+        spec=fixed_spec(codec.spec, (1, 50)).to_json(), code_hash=codec.code_hash(), width=32,
+        layers=1, heads=2,
+    ).save_pretrained(tmp_path / "generator")  # fmt: skip
+    settings: dict[str, Any] = {
+        "train.steps": 4, "train.batch_size": 2, "train.workers": 0, "train.device": "cpu",
+        "log.every": 2, "log.tracker": "none", "log.validate_every": 3, "validation_sounds": 2,
+        "schedule.warmup": 2, "data.segment": 12000, "data.pairs.count": 4,
+        "data.pairs.generator": tmp_path / "generator", "data.pairs.path": tmp_path / "pairs",
+    }  # fmt: skip
+    words = ["--config", str(path), "--out", str(tmp_path / "run")]
+    assert post_train([*words, *(f"--set={key}={value}" for key, value in settings.items())]) == 0
+    model = load(tmp_path / "run" / "model")
+    assert model.code_hash() == codec.code_hash() and model.weights_hash() != codec.weights_hash()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in AFTERWARDS if path not in AFTER_CODECS], ids=lambda path: path.stem
+)
 def test_post_training_recipe_trains_a_decoder(path: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes = {"channels": 32, "multipliers": [1, 1, 1, 1], "res_blocks": 1, "attention": []}

@@ -14,7 +14,10 @@ from PIL import Image
 
 from .conftest import ROOT, Tessera, environment, make_picture, one_sentence
 
-VERBS = ("encode", "decode", "reconstruct", "info", "train", "import", "demo", "bench", "tokenize")
+VERBS = (
+    "encode", "decode", "reconstruct", "info", "train", "import", "calibrate", "demo", "bench",
+    "tokenize",
+)  # fmt: skip
 
 
 def _processor_seconds(*command: str) -> float:

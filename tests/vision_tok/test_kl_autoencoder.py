@@ -14,7 +14,6 @@ from eval.contestants_tokenizer import TokenizerContestant
 from tok_core.errors import ConfigError, MediaError, TokenError, WeightsError
 from tok_core.loading import load
 from tok_core.run_config import load_config
-from vision_tok.calibrate import main as calibrate_main
 from vision_tok.calibrate import picture_batches
 from vision_tok.image_data import open_images
 from vision_tok.kl_autoencoder import KLAutoencoder
@@ -104,31 +103,6 @@ def test_what_does_not_fit_is_one_sentence() -> None:
         KLAutoencoder.from_vae("a/name")
     with pytest.raises(WeightsError, match="no model folder"):
         TokenBridgeTokenizer.from_vae("./nowhere")
-
-
-# -- calibration from the command line -----------------------------------------------------------
-
-
-def test_calibrate_makes_a_tokenizer_of_a_folder(tmp_path: Path, capsys: Any) -> None:
-    autoencoder(image_size=16).save_pretrained(tmp_path / "vae")
-    words = [str(tmp_path / "vae"), str(tmp_path / "out"), "--data", "natural", "--count", "6",
-             "--bits", "4", "--patch-size", "2", "--per-channel", "--dtype", "float16"]  # fmt: skip
-    assert calibrate_main(words) == 0
-    assert "channel order" in capsys.readouterr().out
-    made = load(tmp_path / "out")
-    assert made.spec.vocabulary == (16,) * 16 and made.spec.grid == (2, 2)
-    assert len(made.config["scale"]) == 4
-    again = TokenBridgeTokenizer.from_vae(tmp_path / "out", scale=1.0)
-    assert torch.equal(again.autoencoder.quant_conv.weight, made.autoencoder.quant_conv.weight)
-    for wrong, sentence in (
-        (words, "nothing is overwritten"),
-        ([*words[:3], str(tmp_path / "nothing"), "--force"], "nothing"),
-        ([str(tmp_path), *words[1:], "--force"], "config.json"),
-        ([*words, "--force", "--bits", "20"], "give 1 to 16"),
-    ):
-        assert calibrate_main(wrong) == 2
-        problem = capsys.readouterr().err
-        assert sentence in problem and problem.count("\n") == 1
 
 
 # -- the recipe ----------------------------------------------------------------------------------
