@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from eval.contestant import Contestant, Reconstruction, Signal, grouped, stopwatch
-from tok_core.errors import WeightsError
+from eval.local_network import model_of
 from tok_core.hashes import tensor_hash
 from tok_core.token_file import token_file_size
 from tok_core.token_spec import Axis, TokenSpec
@@ -42,7 +41,10 @@ class DiffusersAutoencoder(Contestant):
         batch_size: int = 16,
     ) -> None:  # fmt: skip
         self.kind, self.batch_size = kind, batch_size
-        self.model = _load(CLASSES[kind], source, device)
+        guard_torchaudio()
+        import diffusers
+
+        self.model = model_of(diffusers, CLASSES[kind], source, device)
         config = self.model.config
         self.step = 2 ** (len(config.block_out_channels) - 1)
         codes = int(config.num_vq_embeddings) if kind == "vqmodel" else 0
@@ -98,18 +100,3 @@ class DiffusersAutoencoder(Contestant):
 def _spec(codes: int) -> TokenSpec:
     axes = (Axis(name="row"), Axis(name="column"))
     return TokenSpec(modality="image", axes=axes, vocabulary=(codes,))
-
-
-def _load(class_name: str, source: str, device: str) -> Any:
-    guard_torchaudio()
-    import diffusers
-
-    try:
-        model = getattr(diffusers, class_name).from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise WeightsError(
-            f"no {class_name} '{source}' on this machine ({first}); give a local folder or a hub "
-            "id that is in the Hugging Face cache."
-        ) from None
-    return model.to(device).eval()

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval.contestant import Contestant, Reconstruction, Signal, stopwatch
-from tok_core.errors import ConfigError, WeightsError
+from eval.local_network import model_of, transformers_for
+from tok_core.errors import ConfigError
 from tok_core.hashes import tensor_hash
 from tok_core.resample import resample
 from tok_core.token_file import token_file_size
 from tok_core.token_spec import Axis, TokenSpec
-from tok_core.torchaudio_guard import guard_torchaudio
 
 CLASSES = {"encodec": "EncodecModel", "dac": "DacModel", "mimi": "MimiModel"}
 
@@ -42,7 +42,8 @@ class TransformersCodec(Contestant):
     def __init__(
         self, kind: str, source: str, name: str | None = None, *, device: str = "cpu"
     ) -> None:
-        self.kind, self.model = kind, load_transformers(CLASSES[kind], source, device)
+        self.kind, package = kind, transformers_for(source)
+        self.model = model_of(package, CLASSES[kind], source, device, dtype=torch.float32)
         config = self.model.config
         self.rate = int(config.sampling_rate)
         self.channels = int(getattr(config, "audio_channels", 1) or 1)
@@ -141,33 +142,6 @@ class TransformersCodec(Contestant):
         hop = math.prod(config.upsampling_ratios)
         bits = math.log2(self.codes_of) * self.rate / hop
         return hop, max(1, round(1000 * max(config.target_bandwidths) / bits))
-
-
-def load_transformers(class_name: str, source: str, device: str) -> Any:
-    """Load a model of transformers that is on this machine, in eval mode and float32.
-
-    Raises:
-        ConfigError: transformers is not installed. WeightsError: no such model here.
-    """
-    guard_torchaudio()
-    try:
-        import transformers
-    except ImportError:
-        raise ConfigError(
-            f"'{source}' needs the package transformers, which is not installed; run pip install "
-            "transformers."
-        ) from None
-    try:
-        model = getattr(transformers, class_name).from_pretrained(
-            source, local_files_only=True, dtype=torch.float32
-        )
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise WeightsError(
-            f"no {class_name} '{source}' on this machine ({first}); give a local folder or a hub "
-            "id that is in the Hugging Face cache."
-        ) from None
-    return model.to(device).eval()
 
 
 def _codes(coded: Any) -> Tensor:

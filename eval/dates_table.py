@@ -1,4 +1,4 @@
-"""The tables of DATES: their columns in order, their published rows, and the rates in them.
+"""The tables of DATES: their columns in order and their published rows.
 
 "Discrete Audio Tokens: More Than a Survey!", arXiv 2506.10274, has one table for speech and one for
 audio and music. A row of ours with these columns stands beside theirs.
@@ -7,8 +7,7 @@ audio and music. A row of ours with these columns stands beside theirs.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -94,43 +93,9 @@ AUDIO_MUSIC_COLUMNS = (
         )
     ),
 )  # fmt: skip
-# Of ours, to the right of theirs.
-EXTRA_COLUMNS = (
-    _column("codebook use %", "usage", "usage", True, digits=1),
-    _column("perplexity", "perplexity", "perplexity", True, digits=1),
-    _column("params M", "parameters", "speed/parameters", False, digits=1),
-    _column("MACs G/s", "macs", "", False, digits=1),
-    _column("RTF", "rtf", "speed/rtf", False, digits=3),
-)
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "speech": SPEECH_COLUMNS, "audio_music": AUDIO_MUSIC_COLUMNS,
 }  # fmt: skip
-
-
-def token_rate(frames_per_second: float, num_codebooks: int) -> float:
-    """Return tokens a second: frames a second x #Q.
-
-    Example:
-        >>> token_rate(75, 8)
-        600
-    """
-    return frames_per_second * num_codebooks
-
-
-def kbps(frames_per_second: float, codes: Sequence[int]) -> float:
-    """Return kbit/s: frames a second x the sum of log2(codes) over the codebooks in use / 1000.
-
-    DATES lists 0.98 and 0.52 kbps for WavTokenizer, which is 13 bits a token; its 4096 codes need
-    12, so 0.90 and 0.48 by this formula.
-
-    Args:
-        codes: entries of each codebook that is used.
-
-    Example:
-        >>> kbps(75, [4096])
-        0.9
-    """
-    return frames_per_second * sum(math.log2(count) for count in codes) / 1000
 
 
 def published_rows(table: str = "speech") -> tuple[PublishedRow, ...]:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval.entry_point import is_entry_point, load_entry_point, network_hash
+from eval.local_network import on_this_machine, transformers_for
 from tok_core.errors import ConfigError, WeightsError, nearest
-from tok_core.torchaudio_guard import guard_torchaudio
 
 TASKS = ("classify", "segment", "depth")
 _AUTO = {
@@ -92,25 +92,11 @@ def _entry_point(name: str, task: str, device: str) -> DownstreamModel:
 
 
 def _transformers(name: str, source: str, task: str, device: str) -> DownstreamModel:
-    guard_torchaudio()
-    try:
-        import transformers
-    except ImportError:
-        raise ConfigError(
-            f"'{name}' needs transformers, which is not installed; run pip install transformers, "
-            "or name an entry point MODULE:FUNCTION."
-        ) from None
-    try:
+    transformers = transformers_for(name, ", or name an entry point MODULE:FUNCTION")
+    with on_this_machine(source, task):
         processor = transformers.AutoImageProcessor.from_pretrained(source, local_files_only=True)
         auto = getattr(transformers, _AUTO[task])
         model = auto.from_pretrained(source, local_files_only=True).to(device).eval()
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"'{source}' cannot be used to {task} ({reason}); put the model's folder with "
-            "config.json, preprocessor_config.json and weights on this machine and name its path: "
-            "nothing is downloaded."
-        ) from None
 
     def predict(pictures: Tensor) -> Tensor:
         arrays = [one.permute(1, 2, 0).cpu().numpy() for one in pictures]

@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from tok_core.frozen_network import FrozenNetwork
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 @runtime_checkable
@@ -37,6 +42,14 @@ class FeatureExtractor(Protocol):
     def protocol(self) -> dict[str, Any]:
         """Return what its numbers depend on, as plain JSON values."""
         ...
+
+
+class FrozenExtractor(FrozenNetwork):
+    """A network behind `FeatureExtractor`; it never changes, so copies of a metric share it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return itself."""
+        return self
 
 
 def fold_batch_norm(

@@ -18,71 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.entry_point import is_entry_point, load_entry_point
 from eval.metric_entry import MetricEntry
 from eval.sound_metric import SPEECH_RATE
+from eval.transcription import load_recogniser
 from eval.word_errors import WordErrors, read_transcripts
-from tok_core.errors import ConfigError, WeightsError
-from tok_core.torchaudio_guard import guard_torchaudio
+from tok_core.errors import ConfigError
 
 # Sounds (B, T) at 16 kHz to one text for each.
-Recogniser = Callable[[Tensor], Sequence[str]]
-
-
-def load_recogniser(name: str, *, device: str = "cpu") -> Recogniser:
-    """Find a speech recogniser by name; nothing is downloaded.
-
-    Args:
-        name: MODULE:FUNCTION that maps sounds (B, T) at 16 kHz to texts, transformers:NAME, or a
-            folder. device: where it runs.
-
-    Raises:
-        ConfigError: no such function, or transformers is not installed. WeightsError: a model that
-            is not on this machine.
-
-    Example:
-        >>> load_recogniser("my_models:whisper")(torch.zeros(1, 16000))  # doctest: +SKIP
-        ['']
-    """
-    plain = name.removeprefix("transformers:")
-    if name == plain and is_entry_point(name):
-        return load_entry_point(
-            name, takes="sounds (B, T) at 16 kHz", others="transformers:NAME", device=device
-        )
-    guard_torchaudio()
-    try:
-        import transformers
-    except ImportError:
-        raise ConfigError(
-            f"'{name}' needs transformers, which is not installed; run pip install transformers, "
-            "or name an entry point MODULE:FUNCTION."
-        ) from None
-    try:
-        # A pipeline takes names from the network unless it is told not to.
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        recogniser: Any = transformers.pipeline(
-            "automatic-speech-recognition", model=plain, device=device
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"'{plain}' cannot be used to recognise speech ({reason}); put the model's folder on "
-            "this machine and name its path: nothing is downloaded."
-        ) from None
-
-    def listen(sounds: Tensor) -> list[str]:
-        arrays = [one.cpu().numpy() for one in sounds]
-        found = recogniser([{"raw": a, "sampling_rate": SPEECH_RATE} for a in arrays])
-        return [one["text"] for one in found]
-
-    return listen
+Listen = Callable[[Tensor], Sequence[str]]
 
 
 class HeardWordErrors(WordErrors):
     """Word or character error rate of decoded speech.
 
     Args:
-        recogniser: its name, see `load_recogniser`; or a function.
+        recogniser: its name, see `eval.transcription`; or a function.
         transcripts: JSONL file with what was said, by item name (without ending, or whole); None
             lets the recogniser write it from the originals.
         names: of all items of the run, by index; needed with transcripts.
@@ -95,7 +45,7 @@ class HeardWordErrors(WordErrors):
     sample_rate = SPEECH_RATE
 
     def __init__(
-        self, recogniser: str | Recogniser | None = None, *,
+        self, recogniser: str | Listen | None = None, *,
         transcripts: str | Path | None = None, names: Sequence[str] = (), **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(**options)
@@ -105,7 +55,9 @@ class HeardWordErrors(WordErrors):
                 "--recogniser: transformers:NAME, a folder, or MODULE:FUNCTION that maps sounds "
                 "(B, T) at 16 kHz to texts."
             )
-        self.listen = load_recogniser(recogniser) if isinstance(recogniser, str) else recogniser
+        self.listen: Listen = (
+            load_recogniser(recogniser).write if isinstance(recogniser, str) else recogniser
+        )
         self.said: list[str] | None = None
         if transcripts is not None:
             known = read_transcripts(transcripts)

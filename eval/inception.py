@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eval.feature_extractor import fold_batch_norm
+from eval.feature_extractor import FrozenExtractor, fold_batch_norm
 from eval.inception_blocks import Conv, MixedA, MixedB, MixedC, MixedD, MixedE
 from eval.inception_resize import RESIZES, resize
 from tok_core.errors import ConfigError, MediaError, WeightsError, nearest
@@ -48,7 +48,7 @@ CHUNK = 16  # pictures at a time through the network: memory does not grow with 
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
 
-class FidInception(nn.Module):
+class FidInception(FrozenExtractor):
     """The network with its taps; frozen, always in eval mode.
 
     Taps: ``64``, ``192``, ``768``, ``2048`` (means over the map), ``spatial_2023`` (for sFID:
@@ -221,14 +221,6 @@ class FidInception(nn.Module):
             "extractor": self.name, "extractor_sha256": self.sha256,
             "extractor_resize": self.resize, "precision": self.precision,
         }  # fmt: skip
-
-    def train(self, mode: bool = True) -> FidInception:
-        """Stay in eval mode whatever the surrounding module does."""
-        return super().train(False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FidInception:
-        """Return itself: it never changes, so copies of a metric share it."""
-        return self
 
 
 def find_inception(path: str | os.PathLike[str] | None = None) -> Path:

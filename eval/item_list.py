@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tok_core.errors import MediaError, nearest
+from tok_core.file_walk import files_below
 
 NAMED = 5  # items that a message names before it only counts
 
@@ -100,13 +101,9 @@ def list_items(folder: str | Path, sense: str) -> ItemList:
         around = [p.name for p in root.parent.iterdir()] if root.parent.is_dir() else []
         raise MediaError(f"there is no folder '{folder}'{nearest(root.name, around)}")
     endings = readable(sense)
-    found = []
-    for at, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in endings:
-                path = Path(at, name)
-                found.append(Item(path.relative_to(root).as_posix(), path))
+    found = [
+        Item(path.relative_to(root).as_posix(), path) for path in files_below(root, endings)
+    ]
     if not found:
         raise MediaError(
             f"'{folder}' holds no {sense} file; legal endings are {' '.join(sorted(endings))}"

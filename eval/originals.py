@@ -5,7 +5,6 @@ Letters: H W pixels, T samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -81,11 +80,6 @@ def _rate_of(path: Path) -> int | None:
             return file.rate
     except MediaError:
         return None
-
-
-def one_size(signals: Sequence[Signal]) -> bool:
-    """Return whether signals can be stacked."""
-    return len({signal.values.shape for signal in signals}) <= 1
 
 
 def fitted(test: Tensor, reference: Tensor, trim: str) -> tuple[Tensor, Tensor]:

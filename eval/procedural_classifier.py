@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eval.feature_extractor import FrozenExtractor
 from tok_core.errors import MediaError, WeightsError
 from tok_core.full_float32 import full_float32
 from tok_core.official_weights import read_state
@@ -42,7 +43,7 @@ WEIGHTS, FACTS = "model.safetensors", "classifier.json"
 RESIZE = "bicubic with antialias to 64 x 64 in floats, clamped to 0..255, not rounded"
 
 
-class ProceduralClassifier(nn.Module):
+class ProceduralClassifier(FrozenExtractor):
     """The network with its batch norms folded in; frozen, float32, always in eval mode.
 
     Args:
@@ -129,14 +130,6 @@ class ProceduralClassifier(nn.Module):
             "extractor": self.name, "extractor_sha256": self.sha256, "extractor_resize": RESIZE,
             "precision": "float32",
         }  # fmt: skip
-
-    def train(self, mode: bool = True) -> ProceduralClassifier:
-        """Stay in eval mode whatever the surrounding module does."""
-        return super().train(False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ProceduralClassifier:
-        """Return itself: it never changes, so copies of a metric share it."""
-        return self
 
 
 def resized(images: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from eval.entry_point import is_entry_point, load_entry_point, network_hash
+from eval.local_network import on_this_machine, transformers_for
 from eval.metric_entry import MetricEntry
 from eval.sound_metric import SPEECH_RATE, SoundMetric, sound_batches
 from tok_core.audio_measures import NOT_FINITE, TOO_SHORT, UNDEFINED
-from tok_core.errors import ConfigError, WeightsError
-from tok_core.torchaudio_guard import guard_torchaudio
+from tok_core.errors import ConfigError
 
 NAME = "speaker_similarity"
 _PREFIX = "transformers:"
@@ -135,25 +135,11 @@ def speaker_similarity_entry(model: str) -> MetricEntry:
 
 
 def _transformers(name: str, source: str, device: str) -> SpeakerModel:
-    guard_torchaudio()
-    try:
-        import transformers
-    except ImportError:
-        raise ConfigError(
-            f"'{name}' needs transformers, which is not installed; run pip install transformers, "
-            "or name an entry point MODULE:FUNCTION."
-        ) from None
-    try:
+    transformers = transformers_for(name, ", or name an entry point MODULE:FUNCTION")
+    with on_this_machine(source, "compare voices"):
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, local_files_only=True)
         auto = transformers.AutoModelForAudioXVector
         model = auto.from_pretrained(source, local_files_only=True).to(device).eval()
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"'{source}' cannot be used to compare voices ({reason}); put the model's folder with "
-            "config.json, preprocessor_config.json and weights on this machine and name its path: "
-            "nothing is downloaded."
-        ) from None
 
     def embed(sounds: Tensor) -> Tensor:
         arrays = [one.cpu().numpy() for one in sounds]

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from eval.entry_point import is_entry_point, load_entry_point, network_hash
+from eval.local_network import on_this_machine, transformers_for
 from eval.sound_metric import SPEECH_RATE, sound_batches
-from tok_core.errors import ConfigError, MediaError, WeightsError
-from tok_core.torchaudio_guard import guard_torchaudio
+from tok_core.errors import ConfigError, MediaError
 
 _PREFIX = "transformers:"
 
@@ -84,28 +84,16 @@ def load_recogniser(name: str, *, device: str = "cpu") -> Recogniser:
 
 
 def _transformers(name: str, source: str, device: str) -> Recogniser:
-    guard_torchaudio()
-    try:
-        import transformers
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ConfigError(
-            f"'{name}' needs transformers, which is not installed; run pip install transformers, "
-            "or name an entry point MODULE:FUNCTION."
-        ) from None
-    try:
+    from huggingface_hub import snapshot_download
+
+    transformers = transformers_for(name, ", or name an entry point MODULE:FUNCTION")
+    files = "its configs, tokenizer and weights"
+    with on_this_machine(source, "write down speech", files):
         there = Path(source).expanduser()
         folder = there if there.is_dir() else snapshot_download(source, local_files_only=True)
         run: Any = transformers.pipeline(
             "automatic-speech-recognition", model=str(folder), device=device
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"'{source}' cannot be used to write down speech ({reason}); put the model's folder "
-            "with its configs, tokenizer and weights on this machine and name its path: nothing is "
-            "downloaded."
-        ) from None
 
     def write(sounds: Tensor) -> list[str]:
         # One by one: the pipeline would pad a batch.

@@ -180,24 +180,6 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
     return found
 
 
-def paired_transcripts(
-    hypotheses: str | Path, references: str | Path
-) -> tuple[list[str], list[str], list[str]]:
-    """Return items, hypotheses and references of two files, in order of the references.
-
-    Raises:
-        ConfigError: an item in one file alone; an empty text is legal, a missing one is not.
-    """
-    heard, said = read_transcripts(hypotheses), read_transcripts(references)
-    for path, alone in ((hypotheses, said.keys() - heard.keys()),
-                        (references, heard.keys() - said.keys())):  # fmt: skip
-        if alone:
-            names = ", ".join(sorted(alone)[:3])
-            raise ConfigError(f"{path} lacks {len(alone)} items ({names}); add a line for each.")
-    items = list(said)
-    return items, [heard[item] for item in items], [said[item] for item in items]
-
-
 def _legal(name: str, value: str, legal: Sequence[str] | Mapping[str, Any]) -> None:
     if value not in legal:
         words = ", ".join(legal) + nearest(value, legal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 WHOLE = slice(None)
+# Imported once, by a server that every process is forked from: each begins fresh all the same.
+PRELOADED = ["torch.distributed", "diffusers.models.modeling_utils", "accelerate", "torchmetrics"]
 
 
 def half(rank: int | None, items: int) -> slice:
@@ -28,7 +31,10 @@ def joined(bare: nn.Module, **options: Any) -> Any:
 
 def in_two(share: Callable[..., Any], folder: Path, *args: Any) -> tuple[Any, Any]:
     """Return what ``share(rank, *args)``, a function of a module, gave in both processes."""
-    mp.spawn(_work, args=(str(folder), share, args), nprocs=2)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    mp.start_processes(
+        _work, args=(str(folder), share, args), nprocs=2, start_method="forkserver"
+    )
     return torch.load(folder / "0.pt"), torch.load(folder / "1.pt")
 
 

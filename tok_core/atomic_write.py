@@ -129,6 +129,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, force: bool = Fals
     return len(data)
 
 
+def flush_folder(folder: Path) -> None:
+    """Let the disk know of the names in a folder, where its file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _take_name(temporary: Path, target: Path, force: bool) -> None:
     if force:
         os.replace(temporary, target)
@@ -142,12 +152,7 @@ def _take_name(temporary: Path, target: Path, force: bool) -> None:
             if os.path.lexists(target):
                 raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
             os.rename(temporary, target)
-    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    flush_folder(target.parent)
 
 
 def _taken(path: str | os.PathLike[str]) -> TesseraError:

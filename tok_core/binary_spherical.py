@@ -25,7 +25,7 @@ from torch import Tensor
 from tok_core.codebook_usage import entropy
 from tok_core.errors import ConfigError
 from tok_core.phi_residual import PhiResidual
-from tok_core.processes import sum_over_processes, world_size
+from tok_core.processes import joined_mean, sum_over_processes
 from tok_core.scale_residual import Level, item_rows
 from tok_core.scale_usage import scale_statistics
 
@@ -189,8 +189,7 @@ def bit_entropy_loss(z: Tensor, temperature: float, weight: Tensor | None = None
     if weight is not None:
         p, spread = p * weight[:, None], spread * weight[:, None]
     own, mean = spread.sum(1).mean(), p.mean(0)
-    # The value of the joined mean, the gradient of this process's part of it.
-    mean = mean + (sum_over_processes(mean.detach()) / world_size() - mean.detach())
+    mean = joined_mean(mean)
     both = torch.stack((mean, 1 - mean)).clamp(min=0)
     return own + (both * (both + _EPSILON).log()).sum()
 

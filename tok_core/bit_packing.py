@@ -19,24 +19,6 @@ MAX_BITS = 24  # 24 bits starting at any bit of a byte still end within four byt
 CHUNK = 1 << 15  # codes handled at once: the temporaries stay near 2 MB, inside the cache
 
 
-def bits_for(vocabulary: int) -> int:
-    """Return the bits that one code of a table of ``vocabulary`` entries takes (at least 1).
-
-    Raises:
-        TokenError: the table is empty or larger than 2**24.
-
-    Example:
-        >>> bits_for(4096), bits_for(1000), bits_for(1)
-        (12, 10, 1)
-    """
-    if not 1 <= vocabulary <= 1 << MAX_BITS:
-        raise TokenError(
-            f"a vocabulary of {vocabulary} entries cannot be packed: legal are 1 to 2**{MAX_BITS};"
-            " split the code into several factors"
-        )
-    return max(1, (vocabulary - 1).bit_length())
-
-
 def packed_bits(count: int, bits: Sequence[int]) -> int:
     """Return the bits that ``count`` codes (whole rows of ``len(bits)``) take, before filling up.
 

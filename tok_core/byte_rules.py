@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from tok_core.errors import ConfigError, MediaError, nearest
-from tok_core.image_measures import to_uint8
+from tok_core.errors import ConfigError, nearest
+from tok_core.image_measures import to_uint8, without_nan
 
 
 def to_uint8_truncated(x: Tensor) -> Tensor:
     """Turn a picture in [-1, 1] into bytes by cutting off, as an unguarded cast does."""
-    return ((_checked(x) + 1) / 2).clamp(0, 1).mul(255.0).to(torch.uint8)
+    return ((without_nan(x) + 1) / 2).clamp(0, 1).mul(255.0).to(torch.uint8)
 
 
 def to_uint8_adm(x: Tensor) -> Tensor:
     """Turn a picture in [-1, 1] into bytes as guided-diffusion does."""
-    return (_checked(x) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return (without_nan(x) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 BYTE_RULES: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -47,12 +47,3 @@ def byte_rule(name: str) -> Callable[[Tensor], Tensor]:
         legal = ", ".join(BYTE_RULES) + nearest(name, BYTE_RULES)
         raise ConfigError(f"byte rule '{name}' is unknown; legal are {legal}")
     return BYTE_RULES[name]
-
-
-def _checked(x: Tensor) -> Tensor:
-    if bool(torch.isnan(x).any()):
-        raise MediaError(
-            "the picture holds NaN where values in [-1, 1] are legal: the model that made it is"
-            " damaged, load another checkpoint"
-        )
-    return x if x.dtype == torch.float64 else x.float()

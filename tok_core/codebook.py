@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from tok_core.errors import TokenError
 
 
 class Codebook(NamedTuple):
@@ -19,3 +22,19 @@ class Codebook(NamedTuple):
 
     vectors: Tensor
     metric: str
+
+
+def check_codes(codes: Tensor, codebook_size: int) -> None:
+    """Raise TokenError unless codes of any shape lie in [0, K); nothing is asked of meta tensors.
+
+    Example:
+        >>> check_codes(torch.tensor([0, 4095]), 4096)
+    """
+    if not codes.numel() or codes.device.type == "meta":
+        return
+    low, high = (int(bound) for bound in torch.aminmax(codes))
+    if low < 0 or high >= codebook_size:
+        raise TokenError(
+            f"codes from {low} to {high} came in; legal are 0 to {codebook_size - 1}: "
+            "use tokens made by this tokenizer"
+        )

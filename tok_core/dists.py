@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tok_core.frozen_network import FrozenNetwork
 from tok_core.perceptual_backbones import Backbone, backbone_from, backbone_named, vgg
 from tok_core.weight_files import find_weights, load_strictly, read_weights
 
@@ -45,7 +46,7 @@ class _L2Pool(nn.Module):
         return (pooled + 1e-12).sqrt()
 
 
-class DISTS(nn.Module):
+class DISTS(FrozenNetwork):
     """Deep image structure and texture distance; frozen, float32, always in eval mode.
 
     Keys: ``features.N.weight/bias`` as in torchvision's VGG16, ``alpha`` and ``beta``
@@ -105,10 +106,6 @@ class DISTS(nn.Module):
         module = cls(backbone_from("vgg", state, source=source))
         load_strictly(module, state, source=source)
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def train(self, mode: bool = True) -> DISTS:
-        """Stay in eval mode whatever the surrounding module does."""
-        return super().train(False)
 
     def reference(self, target: Tensor) -> list[Tensor]:
         """Return the picture and its features, without gradients, from (B, 3, H, W) in [-1, 1]."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tok_core.full_float32 import full_float32
-from tok_core.processes import sum_over_processes, world_size
+from tok_core.processes import joined_mean
 
 # Probabilities alive at once: 16 MB, whatever N and K are.
 _BLOCK = 1 << 22
@@ -45,8 +45,7 @@ def entropy_loss(z: Tensor, vectors: Tensor, *, temperature: float = 0.01) -> Te
             use_reentrant=False, preserve_rng_state=False,
         )  # fmt: skip
         mean, own = mean + share / len(z), own + spread / len(z)
-    # The value of the joined mean, the gradient of this process's part of it.
-    mean = mean + (sum_over_processes(mean.detach()) / world_size() - mean.detach())
+    mean = joined_mean(mean)
     return own + (mean * (mean + _EPSILON).log()).sum()
 
 

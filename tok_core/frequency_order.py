@@ -87,15 +87,3 @@ class FrequencyPower:
     def order(self) -> tuple[int, ...]:
         """Return the dimensions from the largest share to the smallest; equal ones as they lie."""
         return tuple(torch.sort(self.ratio, descending=True, stable=True).indices.tolist())
-
-
-def frequency_order(z: Tensor, *, cut_off: float = CUT_OFF) -> tuple[int, ...]:
-    """Return the order of latents (B, D, h, w) or (B, D, T); see the module.
-
-    Example:
-        >>> frequency_order(torch.randn(8, 16, 32, 32))  # doctest: +SKIP
-        (3, 11, 0, ...)
-    """
-    power = FrequencyPower(cut_off)
-    power.add(z)
-    return power.order()

@@ -37,13 +37,17 @@ def to_uint8(x: Tensor) -> Tensor:
         >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 7.0])).tolist()
         [0, 128, 255, 255]
     """
+    return ((without_nan(x) + 1) / 2).clamp(0, 1).mul(PEAK).round().to(torch.uint8)
+
+
+def without_nan(x: Tensor) -> Tensor:
+    """Return a picture in float32 or float64; MediaError where it holds NaN, which is no byte."""
     if bool(torch.isnan(x).any()):
         raise MediaError(
             "the picture holds NaN where values in [-1, 1] are legal: the model that made it is"
             " damaged, load another checkpoint"
         )
-    x = x if x.dtype == torch.float64 else x.float()
-    return ((x + 1) / 2).clamp(0, 1).mul(PEAK).round().to(torch.uint8)
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def psnr(test: Tensor, reference: Tensor) -> Tensor:

@@ -130,14 +130,6 @@ def around_latent(z: Tensor, rank: Tensor, codebook: Codebook) -> Tensor:
     return nearest_neighbours(z, codebook, wanted).gather(-1, rank[..., None]).squeeze(-1)
 
 
-def first_items(batch: int, beta: float) -> Tensor:
-    """Return bool (batch,), True for the first ``int(batch * beta)``: the released choice.
-
-    It truncates: with beta 0.1 a batch of fewer than 10 is not perturbed at all.
-    """
-    return torch.arange(batch) < int(batch * beta)
-
-
 def replace_latents(
     clean: Tensor,
     codes: Tensor,

@@ -25,6 +25,8 @@ def keep_level(weight: Tensor, bias: Tensor | None, gain: float = 1.0) -> None:
     Example:
         >>> keep_level(conv.weight, conv.bias)
     """
+    if weight.is_meta:  # there is nothing to draw, which takes torch longer than all the rest
+        return
     nn.init.normal_(weight, std=gain / math.sqrt(weight[0].numel()))
     if bias is not None:
         nn.init.zeros_(bias)

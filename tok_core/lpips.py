@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tok_core.frozen_network import FrozenNetwork
 from tok_core.perceptual_backbones import Backbone, backbone_from, backbone_named, vgg
 from tok_core.weight_files import find_weights, load_strictly, read_weights
 
@@ -39,7 +40,7 @@ class _Head(nn.Module):
         return self.model(difference)
 
 
-class LPIPS(nn.Module):
+class LPIPS(FrozenNetwork):
     """Learned perceptual distance between pictures; frozen, float32, always in eval mode.
 
     Keys: ``features.N...`` as in torchvision's classifiers, ``lin{0..}.model.1.weight`` as in
@@ -137,10 +138,6 @@ class LPIPS(nn.Module):
         load_strictly(module, state, source=source)
         # Channels-last convolutions are the fast ones on CPUs and on tensor cores.
         return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def train(self, mode: bool = True) -> LPIPS:
-        """Stay in eval mode whatever the surrounding module does."""
-        return super().train(False)
 
     def reference(self, target: Tensor) -> list[Tensor]:
         """Return the unit-length features of ``target`` (B, 3, H, W), without gradients."""

@@ -21,11 +21,9 @@ from torch import Tensor, nn
 
 from tok_core.code_revival import CodeRevival
 from tok_core.errors import ConfigError
-from tok_core.phi_residual import PhiResidual, shared_index
+from tok_core.phi_residual import PhiResidual
 from tok_core.scale_residual import Level, item_rows
 from tok_core.scales import Scales
-
-__all__ = ["MultiScaleQuantizer", "shared_index"]
 
 
 class MultiScaleQuantizer(PhiResidual):

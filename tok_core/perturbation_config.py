@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tok_core.errors import ConfigError, nearest
+from tok_core.errors import ConfigError
+from tok_core.item_selection import check_selection
 from tok_core.latent_perturbation import Perturbation, PerturbationAnnealing
-
-SELECTIONS = ("first", "bernoulli")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +73,7 @@ class PerturbationConfig(Perturbation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.selection not in SELECTIONS:
-            raise ConfigError(
-                f"selection '{self.selection}' is unknown; legal are {' and '.join(SELECTIONS)}"
-                f"{nearest(self.selection, SELECTIONS)}"
-            )
+        check_selection(self.selection)
 
     def selects_nothing(self, batch: int) -> bool:
         """Whether the official rule never chooses an item of a batch of that size."""

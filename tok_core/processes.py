@@ -72,3 +72,19 @@ def joined_rows(rows: Tensor, indices: Tensor) -> Tensor:
     chosen[own] = rows[indices[own] - before]
     # Every row has one owner and zeros elsewhere, so the sum is exact.
     return sum_over_processes(chosen)
+
+
+def joined_mean(mean: Tensor) -> Tensor:
+    """Return the mean over processes of each one's ``mean`` (any shape), of equally many rows each.
+
+    The value is that of the joined batch, the gradient the one of this process's part: with
+    gradients averaged over processes afterwards, as DDP does, a function of it has the gradient
+    that one process would compute on the joined batch.
+
+    Example:
+        >>> loss = (scores - joined_mean(scores.mean())).square().mean()
+    """
+    if world_size() == 1:
+        return mean
+    local = mean.detach()
+    return mean + (sum_over_processes(local) / world_size() - local)

@@ -16,9 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tok_core.errors import ConfigError, nearest
-
-SELECTIONS = ("first", "bernoulli")
+from tok_core.errors import ConfigError
+from tok_core.item_selection import check_selection, chosen_items
 
 
 class Dropped(NamedTuple):
@@ -40,9 +39,7 @@ class QuantizerDropout:
     Args:
         rate: r, share of the items of a batch, 0 to 1.
         start_drop: least number of scales an item keeps, 1 to S.
-        selection: ``first`` (the first int(B r) items, the released choice: batches are shuffled;
-            it truncates, so with r 0.1 a batch of fewer than 10 loses none) or ``bernoulli`` (each
-            item on its own with chance r).
+        selection: how they are chosen, see `tok_core.item_selection`.
 
     Raises:
         ConfigError: a value out of range or an unknown selection.
@@ -66,11 +63,7 @@ class QuantizerDropout:
                 f"start_drop is {self.start_drop}; an item keeps at least 1 scale, so give 1 or "
                 "more."
             )
-        if self.selection not in SELECTIONS:
-            raise ConfigError(
-                f"selection '{self.selection}' is unknown; legal are {' and '.join(SELECTIONS)}"
-                f"{nearest(self.selection, SELECTIONS)}"
-            )
+        check_selection(self.selection)
 
     def check(self, num_scales: int) -> None:
         """Raise ConfigError where ``start_drop`` lies beyond the S scales there are.
@@ -90,10 +83,7 @@ class QuantizerDropout:
             batch: B. num_scales: S.
             depths: int64 (B,) to use instead of a draw; items that are not chosen keep all S.
         """
-        if self.selection == "first":
-            items = torch.arange(batch) < int(batch * self.rate)
-        else:
-            items = torch.rand(batch) < self.rate
+        items = chosen_items(batch, self.rate, self.selection)
         if depths is None:
             # A stretched list of another grid may be the shorter one.
             start = min(self.start_drop, num_scales)

@@ -4,8 +4,8 @@
     on every scale:  r --area pool--> p --nearest codes--> q --bicubic--> u;  r := r - u
     z^ = sum of u over the scales; any prefix of whole scales is a coarser z^
 
-What p is compared with and what becomes of q is left to the two quantizers built on this:
-`tok_core.multi_scale_quantizer` (VAR) and `tok_core.dual_codebook` (TokenFlow).
+What p is compared with and what becomes of q is left to what is built on this:
+`tok_core.phi_residual` (VAR, ImageFolder) and `tok_core.dual_codebook` (TokenFlow).
 
 Tian et al. 2024, arXiv 2404.02905, algorithms 1 and 2.  Letters: B batch, D channels, H W the
 latent's grid, h w the grid of one scale, S scales, F frames, K codes, N tokens of all scales.
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tok_core.code_search import CodeSearch
+from tok_core.codebook import check_codes
 from tok_core.errors import ConfigError, TokenError
 from tok_core.full_float32 import full_float32
 from tok_core.nearest_code import nearest_code
@@ -135,7 +136,7 @@ class ScaleResidual(nn.Module):
         """Return the code vectors (B, D, h, w) of every scale, before up-sampling."""
         scales = self.scales_of(codes, size)
         count = scales.upto(codes.shape[1], upto)
-        self._check_range(codes)
+        check_codes(codes, self.codebook_size)
         return [self._rows(part, stream) for part in scales.split(codes)[:count]]
 
     def cumulative(
@@ -175,16 +176,6 @@ class ScaleResidual(nn.Module):
         total = deque(sums, maxlen=1).pop()
         is_sequence = isinstance(size, int) or (size is None and self.scales is None)
         return total.squeeze(2).transpose(1, 2) if is_sequence else total
-
-    def _check_range(self, codes: Tensor) -> None:
-        if not codes.numel() or codes.device.type == "meta":
-            return
-        low, high = (int(bound) for bound in torch.aminmax(codes))
-        if low < 0 or high >= self.codebook_size:
-            raise TokenError(
-                f"codes from {low} to {high} came in; legal are 0 to {self.codebook_size - 1}: "
-                "use tokens made by this tokenizer"
-            )
 
     # -- latents to tokens -----------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tok_core.atomic_write import atomic_file, write_bytes, write_error
+from tok_core.atomic_write import atomic_file, flush_folder, write_bytes, write_error
 from tok_core.errors import TesseraError
 from tok_core.shard_index import INDEX, UNFINISHED, ShardHead, ShardIndex, ShardRecord
 from tok_core.shard_members import Sample, end_mark, pack_samples
@@ -317,12 +317,7 @@ def _move(source: Path, target: Path) -> None:
         os.replace(source, target)
     except OSError as error:
         raise write_error(target, error) from None
-    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    flush_folder(target.parent)
 
 
 def _take(lock: Any, folder: Path) -> None:

@@ -10,7 +10,7 @@ import math
 import zlib
 from typing import NamedTuple
 
-from tok_core.bit_packing import check_bits, packed_bits
+from tok_core.bit_packing import check_bits, packed_bytes
 from tok_core.errors import TokenError
 
 MAGIC = b"TOK"
@@ -57,7 +57,7 @@ class Header(NamedTuple):
     @property
     def payload_bytes(self) -> int:
         """Bytes of packed codes behind the header."""
-        return (packed_bits(self.stored_codes, self.bits) + 7) // 8
+        return packed_bytes(self.stored_codes, self.bits)
 
 
 def check_header(header: Header) -> None:
@@ -79,7 +79,7 @@ def check_header(header: Header) -> None:
 
 
 def encode_header(header: Header) -> bytearray:
-    """Return the preamble with a zero checksum; `seal` fills it in."""
+    """Return the preamble with a zero checksum; `tok_core.token_file.dumps` fills it in."""
     check_header(header)
     per_factor = len(header.bits) > 1
     flags = POLICIES.index(header.policy) | (PER_FACTOR if per_factor else 0)

@@ -32,11 +32,11 @@ from tok_core.code_search import CodeSearch
 from tok_core.codebook import Codebook
 from tok_core.contract import Tokenizer
 from tok_core.errors import ConfigError
+from tok_core.item_selection import chosen_items
 from tok_core.latent_perturbation import (
     Perturbation,
     around_code,
     around_latent,
-    first_items,
     replace_latents,
 )
 from tok_core.neighbour_table import code_neighbours
@@ -106,10 +106,7 @@ class TrainingPerturbation:
         is the official one: a chance for every token of the whole batch, then a rank for each.
         """
         batch = len(codes)
-        if self.config.selection == "first":
-            items = first_items(batch, setting.beta)
-        else:
-            items = torch.rand(batch, device="cpu") < setting.beta
+        items = chosen_items(batch, setting.beta, self.config.selection)
         chance = torch.rand(codes.shape, device="cpu")
         rank = torch.randint(setting.delta, codes.shape, device="cpu")
         return TrainingDraws(items, chance, rank)

@@ -146,6 +146,8 @@ def initialise_transformer(module: nn.Module) -> None:
     Weights of linear layers and convolutions normal(0, 0.02), biases 0, norms 1 and 0; the packed
     attention projection keeps Xavier-uniform (torch's nn.MultiheadAttention).
     """
+    if all(parameter.is_meta for parameter in module.parameters()):
+        return  # there is nothing to draw, which takes torch longer than all the rest
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
             nn.init.normal_(part.weight, std=0.02)

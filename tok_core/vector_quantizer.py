@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tok_core.code_search import CodeSearch
+from tok_core.codebook import check_codes
 from tok_core.codebook_usage import codebook_statistics
 from tok_core.dead_codes import restart_dead_codes
 from tok_core.ema_codebook import update_ema_codebook
-from tok_core.errors import ConfigError, TokenError, nearest
+from tok_core.errors import ConfigError, nearest
 from tok_core.full_float32 import full_float32
 from tok_core.kmeans import kmeans
 from tok_core.nearest_code import nearest_code
@@ -178,13 +179,7 @@ class VectorQuantizer(nn.Module):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors (..., D) of int64 ``codes`` (...) in [0, K); TokenError otherwise."""
-        if codes.numel() and codes.device.type != "meta":
-            low, high = (int(bound) for bound in torch.aminmax(codes))
-            if low < 0 or high >= self.codebook_size:
-                raise TokenError(
-                    f"codes from {low} to {high} came in; legal are 0 to {self.codebook_size - 1}: "
-                    "use tokens made by this tokenizer"
-                )
+        check_codes(codes, self.codebook_size)
         return self._rows(codes)
 
     def lookup_soft(self, weights: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tok_core.training.objective import joined_mean
+from tok_core.processes import joined_mean
 
 
 def generator_hinge(fake: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class LeCam(nn.Module):
             real: logits of pictures, any shape.
             fake: logits of reconstructions, any shape.
         """
-        mean_real, mean_fake = joined_mean(real), joined_mean(fake)
+        mean_real, mean_fake = joined_mean(real.mean()), joined_mean(fake.mean())
         if self.update_first:
             self._move(mean_real, mean_fake)
         else:

@@ -1,4 +1,4 @@
-"""Columns and published rows of DATES, the rates in them, and the taxonomy."""
+"""Columns and published rows of DATES, and the taxonomy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from eval.dates_table import (
     AUDIO_MUSIC_COLUMNS,
     COLUMNS,
     SPEECH_COLUMNS,
-    kbps,
     known_problems,
     published_rows,
-    token_rate,
 )
 from eval.protocol import PROTOCOLS
 from eval.registry import entries
@@ -59,13 +57,6 @@ def test_published_speech_belongs_to_a_protocol() -> None:
     assert rows[0].values["PESQ"] == 4.64 and "kbps" not in rows[0].values
     with pytest.raises(ConfigError, match="did you mean 'speech'"):
         published_rows("spech")
-
-
-def test_rates() -> None:
-    assert kbps(75, [4096]) == pytest.approx(0.9)
-    assert kbps(40, [4096]) == pytest.approx(0.48)
-    assert kbps(75, [1024] * 8) == pytest.approx(6.0)
-    assert token_rate(75, 8) == 600
 
 
 def test_taxonomy() -> None:

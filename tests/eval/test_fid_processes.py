@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +14,8 @@ from eval.frechet_distance import frechet_distance, frechet_distance_of_features
 from eval.moments import add_vectors, empty_moments, merge_moments, unpack
 from tests.eval.test_fid import fed, metric, numbers, pictures
 from tests.eval.test_moments import vectors
+from tests.two_processes import in_two
 
-ROOT = Path(__file__).parents[2]
 OFFSET = 1e5  # means large against spreads
 
 
@@ -58,27 +54,10 @@ def share(rank: int) -> dict[str, Any]:
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    command += ["2", "-m", "tests.eval.test_fid_processes", str(tmp_path / "found.json")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
+    found, _ = in_two(share, tmp_path)
     assert found["values"] == pytest.approx(numbers(fed(metric())), rel=1e-5)
     exact = frechet_distance_of_features(
         *(vectors(90, 8, OFFSET, seed) - OFFSET for seed in (1, 2))
     )
     assert found["raw"] == pytest.approx(float(exact), rel=1e-9)
     assert found["again"]
-
-
-if __name__ == "__main__":
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo")
-    result = share(dist.get_rank())
-    if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(result))
-    dist.destroy_process_group()

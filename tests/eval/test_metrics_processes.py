@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +14,10 @@ from eval.image_quality import PSNR, PooledPSNR
 from eval.rates import RateMeter
 from eval.word_errors import WordErrors
 from tests.eval.test_image_quality import images, noisy
+from tests.two_processes import in_two
 from tok_core.contract import Tokens
 from tok_core.token_spec import Axis, TokenSpec
 
-ROOT = Path(__file__).parents[2]
 ITEMS = 7
 AXES = (Axis(name="level", size=2), Axis(name="token", size=5))
 SPEC = TokenSpec(modality="image", axes=AXES, vocabulary=(9, 4))
@@ -65,29 +61,13 @@ def found(rank: int = 0, world: int = 1) -> dict[str, list[float]]:
     return numbers
 
 
-PROCESS = """
-import json, sys
-import torch.distributed as dist
-from tests.eval.test_metrics_processes import found
-dist.init_process_group("gloo")
-numbers = found(dist.get_rank(), dist.get_world_size())
-if dist.get_rank() == 0:
-    open(sys.argv[1], "w").write(json.dumps(numbers))
-dist.destroy_process_group()
-"""
+def share(rank: int) -> dict[str, list[float]]:
+    """What one of two processes finds."""
+    return found(rank, 2)
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    (tmp_path / "run.py").write_text(PROCESS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(tmp_path / "run.py"), str(tmp_path / "out.json")]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    two, one = json.loads((tmp_path / "out.json").read_text()), found()
+    (two, _), one = in_two(share, tmp_path), found()
     assert two.keys() == one.keys()
     for name, values in one.items():
         assert two[name] == pytest.approx(values, rel=1e-12, nan_ok=True), name

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,13 @@ from eval.perturbed_decoding import (
 )
 from eval.pfid import PerturbedDistance
 from tests.eval.tiny_tokenizers import MeanDistance, pictures, tiny_titok
+from tests.two_processes import in_two
 from tok_core.errors import ConfigError
 from tok_core.image_measures import to_uint8
 from tok_core.latent_neighbours import latent_neighbours
 from tok_core.latent_perturbation import Perturbation
 from vision_tok.maskgit_vqgan import MaskGitVQGAN
 
-ROOT = Path(__file__).parents[2]
 GRID = PerturbationGrid.product("test", (0.25, 0.9), (2, 400), seed=4)
 
 
@@ -206,32 +203,14 @@ def test_the_mean_has_equal_weights() -> None:
     assert scores(metric, pictures(2))["pfid"] == pytest.approx(5.75)
 
 
-PROCESS = """
-import json, sys, torch
-import torch.distributed as dist
-from tests.eval.test_pfid import pictures, score
-dist.init_process_group("gloo")
-rank, world = dist.get_rank(), dist.get_world_size()
-metric, x = score(), pictures(10)
-mine = list(range(rank, 10, world))
-for at in range(0, len(mine), 3):
-    metric.update(x[mine[at : at + 3]], mine[at : at + 3])
-found = {name: float(value) for name, value in metric.compute().items()}
-if rank == 0:
-    open(sys.argv[1], "w").write(json.dumps(found))
-dist.destroy_process_group()
-"""
+def share(rank: int) -> dict[str, float]:
+    """What one of two processes finds."""
+    metric, x = score(), pictures(10)
+    for mine in torch.arange(rank, 10, 2).split(3):
+        metric.update(x[mine], mine.tolist())
+    return {name: float(value) for name, value in metric.compute().items()}
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    (tmp_path / "run.py").write_text(PROCESS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", str(tmp_path / "run.py"), str(tmp_path / "out.json")]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    two = json.loads((tmp_path / "out.json").read_text())
+    two, _ = in_two(share, tmp_path)
     assert two == pytest.approx(scores(score(), pictures(10)), rel=1e-9)

@@ -30,7 +30,7 @@ from tests.parity.vectors import (
     tensors_of,
 )
 from tok_core.contract import Tokens
-from tok_core.latent_perturbation import first_items
+from tok_core.item_selection import chosen_items
 from tok_core.perturbation_config import PerturbationConfig
 from tok_core.quantizer_dropout import Dropped, QuantizerDropout
 from tok_core.training_perturbation import TrainingDraws, TrainingPerturbation
@@ -223,7 +223,7 @@ class _Drawn(TrainingPerturbation):
     rank: Tensor
 
     def draw(self, codes: Tensor, setting: Any) -> TrainingDraws:
-        items = first_items(len(codes), setting.beta)
+        items = chosen_items(len(codes), setting.beta, "first")
         return TrainingDraws(items, self.chance.view_as(codes), self.rank.view_as(codes))
 
 
@@ -310,7 +310,8 @@ def _perturbation(folder: Path, case: str) -> TrainingPerturbation:
     drawn = _Drawn(PerturbationConfig(**chosen, neighbourhood="latent"))
     io = tensors_of(folder)
     drawn.chance, drawn.rank = (io[f"train.{case}.draw_{name}"] for name in ("prob", "rank"))
-    assert int(first_items(len(io["image"]), chosen["beta"]).sum()) == setting["perturbed_images"]
+    items = chosen_items(len(io["image"]), chosen["beta"], "first")
+    assert int(items.sum()) == setting["perturbed_images"]
     return drawn
 
 

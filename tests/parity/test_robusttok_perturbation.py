@@ -15,13 +15,13 @@ from torch import Tensor
 
 from tests.parity.vectors import config_of, parity_folder, tensors_of
 from tok_core.codebook import Codebook
+from tok_core.item_selection import chosen_items
 from tok_core.latent_perturbation import (
     Draws,
     Perturbation,
     PerturbationAnnealing,
     around_code,
     around_latent,
-    first_items,
     perturb,
     replace_codes,
     replace_latents,
@@ -68,7 +68,7 @@ def case(name: str) -> dict[str, Any]:
     rank = IO[f"{name}.draw_rank"].view_as(nearest)
     candidates = around_latent(z, rank, codebook)
     every = replace_codes(nearest, candidates, chance, alpha=setting["alpha"])
-    items = first_items(len(z), setting["beta"])
+    items = chosen_items(len(z), setting["beta"], "first")
     some = replace_codes(nearest, candidates, chance, alpha=setting["alpha"], items=items)
     return {
         "setting": setting, "codebook": codebook, "items": items,

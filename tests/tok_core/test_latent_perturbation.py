@@ -13,11 +13,11 @@ from torch import Tensor
 from tok_core import neighbour_table as table_module
 from tok_core.codebook import Codebook
 from tok_core.errors import ConfigError, TokenError
+from tok_core.item_selection import chosen_items
 from tok_core.latent_perturbation import (
     Draws,
     Perturbation,
     PerturbationAnnealing,
-    first_items,
     perturb,
     sample_draws,
 )
@@ -266,9 +266,16 @@ def test_settings_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_the_released_choice_truncates() -> None:
-    assert first_items(128, 0.1).sum() == 12
-    assert first_items(9, 0.1).sum() == 0
-    assert first_items(4, 0.75).tolist() == [True, True, True, False]
+    assert chosen_items(128, 0.1, "first").sum() == 12
+    assert chosen_items(9, 0.1, "first").sum() == 0
+    assert chosen_items(4, 0.75, "first").tolist() == [True, True, True, False]
+
+
+def test_the_other_choice_is_by_chance() -> None:
+    torch.manual_seed(0)
+    assert chosen_items(9, 0.0, "bernoulli").sum() == 0
+    assert chosen_items(9, 1.0, "bernoulli").all()
+    assert 400 < int(chosen_items(1000, 0.5, "bernoulli").sum()) < 600
 
 
 def test_continuous_annealing_arrives_where_it_says() -> None:

@@ -14,8 +14,9 @@ from tok_core.codebook import Codebook
 from tok_core.errors import ConfigError, TokenError
 from tok_core.full_float32 import full_float32_convolutions
 from tok_core.latent_perturbation import Perturbation, perturb, replace_latents, sample_draws
-from tok_core.multi_scale_quantizer import MultiScaleQuantizer, shared_index
+from tok_core.multi_scale_quantizer import MultiScaleQuantizer
 from tok_core.neighbour_table import neighbour_tables
+from tok_core.phi_residual import shared_index
 from tok_core.residual_quantizer import ResidualQuantizer
 from tok_core.token_spec import Axis, TokenSpec
 

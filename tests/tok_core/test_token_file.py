@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tok_core.bit_packing import bits_for, pack, packed_bytes, unpack
+from tok_core.bit_packing import pack, packed_bytes, unpack
 from tok_core.errors import TesseraError, TokenError
 from tok_core.token_file import (
     MAX_FILE_BYTES,
@@ -123,13 +123,6 @@ def test_unpack_refuses_a_size_that_does_not_fit() -> None:
     for data, count, bits in ((b"1", 3, (4,)), (b"", 1 << 60, (24,)), (b"12", 3, (4, 4))):
         with pytest.raises(TokenError, match="do not hold"):
             unpack(data, count, bits)
-
-
-def test_bits_for() -> None:
-    assert [bits_for(k) for k in (1, 2, 3, 4096, 4097, 1 << 24)] == [1, 1, 2, 12, 13, 24]
-    for wrong in (0, (1 << 24) + 1):
-        with pytest.raises(TokenError, match="vocabulary"):
-            bits_for(wrong)
 
 
 ONE = np.arange(4)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from tok_core.errors import ConfigError, MediaError, TesseraError, WeightsError
@@ -260,12 +259,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_usage_per_position() -> None:
-    usage = PositionUsage(length=3, vocabulary=4)
+    usage = PositionUsage(4, num_tokens=3)
     usage.update(torch.tensor([[0, 1, 2], [0, 2, 2]]))
     usage.update(torch.tensor([[0, 3]]))
-    result = usage.finish(Accelerator(cpu=True))
+    result = usage.finish()
     assert result.used == [1, 3, 1]
     assert result.perplexity == [1.0, 3.0, 1.0]
     assert usage_picture(result, 4).shape == (96, 12, 3)
     usage.update(torch.tensor([[1, 1, 1]]))
-    assert usage.finish(Accelerator(cpu=True)).used == [1, 1, 1]
+    assert usage.finish().used == [1, 1, 1]

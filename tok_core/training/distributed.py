@@ -1,4 +1,4 @@
-"""What processes share: sums of small numbers, one seed each, one voice."""
+"""What processes share: means of small numbers, one seed each, the discriminator's gradients."""
 
 from __future__ import annotations
 
@@ -33,13 +33,6 @@ def mean_over_processes(values: dict[str, float | torch.Tensor], accelerator: Ac
     if accelerator.num_processes > 1:
         stacked = accelerator.reduce(stacked, "mean")
     return dict(zip(names, stacked.tolist(), strict=True))
-
-
-def sum_over_processes(counts: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
-    """Add an integer or float tensor over processes; every process gets the sum."""
-    if accelerator.num_processes == 1:
-        return counts
-    return accelerator.reduce(counts.to(accelerator.device), "sum")
 
 
 def seed_process(seed: int, process: int) -> None:

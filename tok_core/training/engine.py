@@ -301,8 +301,8 @@ class Engine:
     def _pictures(self, log: RunLog) -> None:
         pictures = self._look(self.monitor.pictures)
         if self.usage:
-            vocabulary = self.usage.counts.shape[1]
-            usage = self.usage.finish(self.accelerator)
+            vocabulary = self.usage.codebook_size
+            usage = self.usage.finish()
             pictures["codebook/usage_per_position"] = usage_picture(usage, vocabulary)
             log.metrics(self.step, {
                 "codebook/used_per_position": usage.used,

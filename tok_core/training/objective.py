@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
@@ -88,22 +87,6 @@ class Objective(nn.Module):
     def _log(self, values: dict[str, float | Tensor]) -> None:
         for name, value in values.items():
             self.last_statistics[name] = value.detach() if isinstance(value, Tensor) else value
-
-
-def joined_mean(values: Tensor) -> Tensor:
-    """Return the mean over all elements on all processes, its gradient kept to the local ones.
-
-    With gradients averaged over processes afterwards (as DDP does), a function of this mean has
-    the gradient that one process would compute on the joined batch.  In a single process it is
-    ``values.mean()``.  Every process must call it, with equally many elements.
-    """
-    local = values.mean()
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized()):
-        return local
-    total = local.detach().clone()
-    group.all_reduce(total)
-    return local + (total / group.get_world_size() - local.detach())
 
 
 def _drop_frozen_parts(

@@ -5,14 +5,15 @@ Letters: B batch, L positions, K codes.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from tok_core.training.distributed import sum_over_processes
+from tok_core.codebook_usage import CodebookUsage, perplexity
+from tok_core.processes import sum_over_processes
 
 LARGEST = 1 << 24  # entries of the L x K table that is still worth its memory
 
@@ -29,16 +30,14 @@ class Usage(NamedTuple):
     perplexity: list[float]
 
 
-class PositionUsage:
-    """Counts codes per position over a window of steps.
+class PositionUsage(CodebookUsage):
+    """Counts codes per position over a window of steps; see `CodebookUsage` for the sizes.
 
-    Args:
-        length: positions L.
-        vocabulary: codes K.
+    Example:
+        >>> usage = PositionUsage(4096, num_tokens=256)
+        >>> usage.update(tokens.codes)
+        >>> usage.finish().used
     """
-
-    def __init__(self, length: int, vocabulary: int) -> None:
-        self.counts = torch.zeros(length, vocabulary, dtype=torch.int64)
 
     @classmethod
     def of(cls, model: object) -> PositionUsage | None:
@@ -49,27 +48,21 @@ class PositionUsage:
         sizes = [axis.size for axis in spec.axes]
         if any(size is None for size in sizes):
             return None
-        length = int(np.prod([size for size in sizes if size is not None]))
+        length = math.prod(size for size in sizes if size is not None)
         fits = length * spec.vocabulary[0] <= LARGEST
-        return cls(length, spec.vocabulary[0]) if fits else None
+        return cls(spec.vocabulary[0], num_tokens=length) if fits else None
 
     @torch.no_grad()
     def update(self, codes: Tensor) -> None:
         """Count the codes (B, ...) of one batch; shorter sequences count at their positions."""
-        flat = codes.detach().reshape(codes.shape[0], -1)
-        length, vocabulary = self.counts.shape
-        self.counts = self.counts.to(flat.device)
-        offsets = torch.arange(flat.shape[1], device=flat.device) * vocabulary
-        seen = torch.bincount((flat + offsets).reshape(-1), minlength=length * vocabulary)
-        self.counts += seen.reshape(length, vocabulary)
+        super().update(codes.flatten(1))
 
-    def finish(self, accelerator: Accelerator) -> Usage:
+    def finish(self) -> Usage:
         """Return the usage of the window over all processes, and begin a new window."""
-        counts = sum_over_processes(self.counts, accelerator).cpu()
-        self.counts = torch.zeros_like(self.counts)
-        shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
-        entropy = -(shares * shares.clamp(min=1e-12).log()).sum(1)
-        return Usage((counts > 0).sum(1).tolist(), [round(p, 2) for p in entropy.exp().tolist()])
+        counts = sum_over_processes(self.counts).cpu()
+        self.reset()
+        spread = [round(p, 2) for p in perplexity(counts).tolist()]
+        return Usage((counts > 0).sum(1).tolist(), spread)
 
 
 def usage_picture(usage: Usage, vocabulary: int, height: int = 96) -> np.ndarray:
@@ -79,8 +72,8 @@ def usage_picture(usage: Usage, vocabulary: int, height: int = 96) -> np.ndarray
     """
     picture = np.full((height, 4 * len(usage.used), 3), 255, np.uint8)
     top = np.log1p(vocabulary)
-    for position, (used, perplexity) in enumerate(zip(*usage, strict=True)):
-        for value, colour in ((used, (176, 190, 210)), (perplexity, (38, 70, 120))):
+    for position, (used, spread) in enumerate(zip(*usage, strict=True)):
+        for value, colour in ((used, (176, 190, 210)), (spread, (38, 70, 120))):
             rows = round(height * min(1.0, np.log1p(value) / top))
             picture[height - rows :, 4 * position : 4 * position + 3] = colour
     return picture
