@@ -34,6 +34,18 @@ class AudioRun(TrainingRun):
     objective: AudioObjectiveConfig = field(default_factory=AudioObjectiveConfig)
     validation_sounds: int = 16
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        goal = self.objective
+        sizes = (goal.mel_n_fft,) if goal.mel_weight else ()
+        sizes += goal.multi_mel_sizes if goal.multi_mel_weight else ()
+        # Both ends are mirrored by half a window.
+        if sizes and self.data.segment <= max(sizes) // 2:
+            raise ConfigError(
+                f"data.segment is {self.data.segment} samples, too short for mel windows of "
+                f"{max(sizes)}; give more than {max(sizes) // 2}, or smaller windows."
+            )
+
 
 def train(config: AudioRun, folder: Path, *, resume: bool = False) -> Path | None:
     """Run one training; return the folder of the exported model, None when interrupted.

@@ -72,6 +72,7 @@ def test_recipe_builds_at_its_size(path: Path) -> None:
         (["--set", "model.config.strids=3"], ["strids", "did you mean 'strides'"]),
         (["--set", "data.sample_rate=16000"], ["16000", "24000"]),
         (["--set", "data.source=speach"], ["did you mean 'speech'"]),
+        (["--set", "data.segment=200"], ["segment is 200", "mel windows"]),
         (["--set", "objective.mel_wait=3"], ["objective.mel_wait"]),
         (["--set", "model.class=OneDPiece", "--set", "model.config={}"], ["OneDPiece"]),
     ],
