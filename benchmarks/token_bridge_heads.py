@@ -125,9 +125,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--pictures", type=int, default=2800, help="painted and mirrored")
+    parser.add_argument("--pictures", type=int, default=2400, help="painted and mirrored")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--judged", type=int, default=300, help="pictures, generated and unseen")
     parser.add_argument("--only", choices=HEADS)

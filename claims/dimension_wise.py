@@ -23,7 +23,7 @@ from claims.verdicts import both, by_seed, compared, exceeds, spread, within
 
 BITS, DECIBELS, SHARE = 6, 0.1, 0.05  # equal: within so many dB and this share of the distance
 FRECHET = "frechet/procedural-v1"
-HEAD_SIZES = {"steps": 350, "batch": 16, "judged": 300, "pictures": 2800}
+HEAD_SIZES = {"steps": 300, "batch": 16, "judged": 300, "pictures": 2400}
 SMALL_HEADS = {"steps": 2, "batch": 2, "judged": 4, "pictures": 12}
 
 
