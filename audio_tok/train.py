@@ -37,7 +37,7 @@ class AudioRun(TrainingRun):
     def __post_init__(self) -> None:
         super().__post_init__()
         goal = self.objective
-        sizes = (goal.mel_n_fft,) if goal.mel_weight else ()
+        sizes = [goal.mel_n_fft] if goal.mel_weight else []
         sizes += goal.multi_mel_sizes if goal.multi_mel_weight else ()
         # Both ends are mirrored by half a window.
         if sizes and self.data.segment <= max(sizes) // 2:
