@@ -1,9 +1,10 @@
-"""What the benchmark scripts measure with: best times, extra memory, the machine's limit."""
+"""What the benchmark scripts share: best times, extra memory, the machine's limit, kept results."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,35 @@ def alternate(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
             run()
             best[name] = min(best[name], time.perf_counter() - start)
     return best
+
+
+def begun(
+    path: Path, facts: Mapping[str, Any], *, force: bool = False, **empty: Any
+) -> dict[str, Any]:
+    """Return the result that a resumable script has kept so far, or a new one.
+
+    Args:
+        path: the JSON file. facts: what decides the numbers; those of another run are refused.
+        force: begin again. empty: what a new result holds beside the facts, such as ``rows=[]``.
+    """
+    if not path.is_file() or force:
+        return {**facts, **empty}
+    result: dict[str, Any] = json.loads(path.read_text())
+    for name, value in facts.items():
+        if result.get(name) != value:
+            raise SystemExit(
+                f"{path} holds results of another setting ({name}); move it away, or give --out "
+                "another file"
+            )
+    return result
+
+
+def keep(result: Mapping[str, Any], path: Path) -> None:
+    """Write a result whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".writing")
+    scratch.write_text(json.dumps(result, indent=1) + "\n")
+    scratch.replace(path)
 
 
 def resident(field: str) -> int:

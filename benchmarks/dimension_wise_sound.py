@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _measure import begun, keep
 from perturbation_experiment import ROOT, spoken
 
 RESULTS = Path(__file__).parent / "results" / "dimension_wise_sound.json"
@@ -131,16 +132,12 @@ def main() -> None:
         options.work.mkdir(parents=True, exist_ok=True)
         facts = {"steps": options.steps, "batch": options.batch, "segment": options.segment,
                  "sentences": options.sentences, "judged": options.judged}  # fmt: skip
-        result: dict[str, Any] = {**facts, "seeds": {}}
-        if options.out.is_file():
-            result = json.loads(options.out.read_text())
-            if any(result[name] != value for name, value in facts.items()):
-                raise SystemExit(f"{options.out} holds results of other sizes; move it away")
+        result = begun(options.out, facts, seeds={})
         for seed in options.seeds:
             if str(seed) not in result["seeds"]:
                 vae = trained(seed, options, options.work / f"seed-{seed}", device)
                 result["seeds"][str(seed)] = judged(vae, options)
-                options.out.write_text(json.dumps(result, indent=1) + "\n")
+                keep(result, options.out)
         show(result)
 
 

@@ -30,6 +30,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from _measure import keep
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).parent / "results" / "perturbation_experiment.json"
@@ -387,13 +389,6 @@ def trained_and_judged(
     values = recipe(sense, sizes, seed, perturbation, place / sense)
     with tempfile.TemporaryDirectory() as folder:
         return judged(sense, trained(sense, values, Path(folder) / "run"), sizes)
-
-
-def keep(result: Any, path: Path) -> None:
-    """Write the result whole or not at all."""
-    scratch = path.with_suffix(".writing")
-    scratch.write_text(json.dumps(result, indent=1) + "\n")
-    scratch.replace(path)
 
 
 def main() -> None:

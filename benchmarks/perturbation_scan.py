@@ -12,12 +12,12 @@ A second call goes on where the first was stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from perturbation_experiment import FULL, SMALL, keep, trained_and_judged
+from _measure import begun, keep
+from perturbation_experiment import FULL, SMALL, trained_and_judged
 
 RESULTS = Path(__file__).parent / "results" / "perturbation_scan.json"
 # Objective, share of tokens, share of the batch (0: plain training), of the codebook, of both that
@@ -55,11 +55,7 @@ def line(row: tuple[str, float, float, float, float | None], sizes: Any) -> dict
 def scan(sizes: dict[str, Any], numbers: list[int], path: Path) -> dict[str, Any]:
     """Train and judge the rows that the file does not hold yet; return the whole result."""
     facts = {key: value for key, value in sizes.items() if key != "objective"}
-    result: dict[str, Any] = {"sizes": facts, "rows": []}
-    if path.is_file():
-        result = json.loads(path.read_text())
-        if result["sizes"] != facts:
-            raise SystemExit(f"{path} holds results of other sizes; move it away")
+    result = begun(path, {"sizes": facts}, rows=[])
     done = {row["number"] for row in result["rows"]}
     with tempfile.TemporaryDirectory() as place:
         for number in numbers:

@@ -15,11 +15,12 @@ was asked for) and the tokens of unseen pictures (PSNR, frechet).  Qiu et al. 20
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from _measure import begun, keep
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -153,11 +154,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train and judge what the file does not hold yet; return the whole result."""
     kept = ("pairs", "steps", "train_batch", "judged", "guidance", "size", "tokenizer", "generator")
     facts = {name: getattr(options, name) for name in kept}
-    result: dict[str, Any] = {**facts, "rows": []}
-    if options.out.is_file():
-        result = json.loads(options.out.read_text())
-        if any(result[name] != value for name, value in facts.items()):
-            raise SystemExit(f"{options.out} holds results of other sizes; move it away")
+    result = begun(options.out, facts, rows=[])
     done = {(row["sigma"], row["seed"]) for row in result["rows"]}
     wanted = [(s, seed) for seed in options.seeds for s in options.sigmas]
     wanted = [(None, 0), *wanted]
@@ -168,7 +165,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         where = Path(options.tokenizer)
         model = where if sigma is None else post_trained(sigma, seed, options)
         result["rows"].append({"sigma": sigma, "seed": seed, **judge(model)})
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        keep(result, options.out)
     return result
 
 
@@ -186,7 +183,7 @@ def main() -> None:
     parser.add_argument("--train-batch", type=int, default=16)
     parser.add_argument("--judged", type=int, default=600)
     parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--work", type=Path, default=Path("runs/post-training"))
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "post-training")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true", help="a try, nothing is written")
     options = parser.parse_args()

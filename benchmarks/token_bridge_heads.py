@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _measure import begun, keep
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RESULTS = Path(__file__).parent / "results" / "token_bridge_heads.json"
@@ -97,13 +99,11 @@ def judged(model: Path, count: int, per_call: int) -> tuple[dict[str, float], An
     return scores | {"seconds_per_picture": seconds}, pictures[: SHOWN * classes]
 
 
-def sheet(rows: list[Any], path: Path) -> None:
-    """Write samples of both heads below each other, classes side by side."""
-    import torch
+def sheet(pictures: Any, path: Path) -> None:
+    """Write the samples of one head, classes side by side."""
     from PIL import Image
 
-    classes = len(rows[0]) // SHOWN
-    pixels = torch.cat(rows).unflatten(0, (-1, classes)).permute(0, 3, 1, 4, 2)
+    pixels = pictures.unflatten(0, (SHOWN, -1)).permute(0, 3, 1, 4, 2)
     r, h, c, w, _ = pixels.shape
     Image.fromarray(pixels.reshape(r * h, c * w, 3).numpy()).save(path)
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--judged", type=int, default=300, help="pictures, generated and unseen")
     parser.add_argument("--only", choices=HEADS)
-    parser.add_argument("--work", type=Path, default=Path("runs/token-bridge-heads"))
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "token-bridge-heads")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true", help="a try, nothing is written")
     options = parser.parse_args()
@@ -143,29 +143,23 @@ def main() -> None:
         cuda = torch.cuda.is_available()
         facts = {"steps": options.steps, "batch": options.batch, "judged": options.judged,
                  "pictures": options.pictures, "guidance": GUIDANCE}  # fmt: skip
-        result: dict[str, Any] = {
-            **facts, "rows": [],
-            "machine": torch.cuda.get_device_name() if cuda else "CPU",
-        }  # fmt: skip
-        if options.out.is_file():
-            result = json.loads(options.out.read_text())
-            if any(result[name] != value for name, value in facts.items()):
-                raise SystemExit(f"{options.out} holds results of other sizes; move it away")
+        result = begun(
+            options.out, facts, rows=[], machine=torch.cuda.get_device_name() if cuda else "CPU"
+        )
         options.tokens = tokenized(
             options.pictures, options.judged, options.work.resolve() / "tokens"
         )
-        done, samples = {(row["head"], row["seed"]) for row in result["rows"]}, []
+        done = {(row["head"], row["seed"]) for row in result["rows"]}
         for seed in options.seeds:
             for head in [options.only] if options.only else HEADS:
                 if (head, seed) in done:
                     continue
                 model, scores = trained(head, seed, options, options.work / f"{head}-{seed}")
                 quality, pictures = judged(model, options.judged, 100 if cuda else 12)
-                samples.append(pictures)
                 result["rows"].append({"head": head, "seed": seed, **scores, **quality})
-                options.out.write_text(json.dumps(result, indent=1) + "\n")
-        if samples and options.seeds[0] == 0:
-            sheet(samples[: len(HEADS)], options.out.with_suffix(".png"))
+                keep(result, options.out)
+                if seed == 0:
+                    sheet(pictures, options.out.with_name(f"{options.out.stem}_{head}.png"))
         show(result)
 
 

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from _labelled_tokens import CLASSES, Data, Pictures, prepared, scored, seen
-from _measure import alternate, processor
+from _measure import alternate, begun, keep, processor
 from _token_shuffle_table import draw, show, summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,28 +321,6 @@ def speeds(data: Data, sizes: Mapping[str, Any], precision: str) -> dict[str, di
 # -- the run -------------------------------------------------------------------------------------
 
 
-def begun(path: Path, facts: dict[str, Any], force: bool) -> dict[str, Any]:
-    """Return the result so far, empty where there is none; refuse one of other sizes."""
-    if not path.is_file() or force:
-        return facts | {"machine": "", "floor": {}, "speed": {}, "rows": [], "summary": {}}
-    result: dict[str, Any] = json.loads(path.read_text())
-    for name, value in facts.items():
-        if result.get(name) != value:
-            raise SystemExit(
-                f"{path} holds results of another setting ({name}); give --out another file, or "
-                "--force to begin again"
-            )
-    return result
-
-
-def keep(result: Mapping[str, Any], path: Path) -> None:
-    """Write the JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".writing")
-    scratch.write_text(json.dumps(result, indent=1) + "\n")
-    scratch.replace(path)
-
-
 def machine(device: str) -> str:
     """Return what the numbers were measured on."""
     import torch
@@ -364,7 +342,10 @@ def experiment(
     facts = json.loads(json.dumps({
         "variants": VARIANTS, "sizes": sizes, "device": device, "precision": precision
     }))  # fmt: skip
-    result, clock = begun(path, facts, force), clock or Clock()
+    result = begun(
+        path, facts, force=force, machine="", floor={}, speed={}, rows=[], summary={}
+    )
+    clock = clock or Clock()
     done = {(row["variant"], row["seed"]) for row in result["rows"]}
     left = [(v, s) for s in seeds for v in VARIANTS if (v, s) not in done]
     if not left and result["speed"]:

@@ -50,5 +50,5 @@ def test_scan_goes_on_where_it_was_stopped(
     assert result["rows"][1]["perturbation"]["annealing"]["end_ratio"] == 0.5
     made.show(result)
     assert "to 0.5" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="other sizes"):
+    with pytest.raises(SystemExit, match="another setting .sizes"):
         made.scan(sizes | {"steps": 5}, [0], out)
