@@ -16,10 +16,11 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from audio_tok.rate_matching import at_moments
 from tok_core.errors import ConfigError, nearest
+from tok_core.frozen_network import FrozenNetwork
 
 KINDS = ("mel_cepstral", "transformers")
 
@@ -48,7 +49,7 @@ class SemanticTeacherConfig:
     normalise: bool | None = None
 
 
-class SemanticTeacher(nn.Module):
+class SemanticTeacher(FrozenNetwork):
     """Frozen features at any moments of a sound; a subclass gives `frames`.
 
     Attributes:
@@ -76,10 +77,6 @@ class SemanticTeacher(nn.Module):
     def frames(self, x: Tensor) -> Tensor:
         """Return the features (B, L, D) at the teacher's own rate."""
         raise TypeError(f"{type(self).__name__} does not define frames")
-
-    def train(self, mode: bool = True) -> SemanticTeacher:
-        """Stay in eval mode whatever the surrounding module does."""
-        return super().train(False)
 
 
 def build_teacher(config: SemanticTeacherConfig, rate: int) -> SemanticTeacher:

@@ -10,12 +10,13 @@ shortened) share the target's features.
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tok_core.frozen_network import FrozenNetwork
 from tok_core.lpips import LPIPS
 from tok_core.weight_files import find_weights, load_strictly, read_weights
 from vision_tok.convnext import ConvNeXt, sizes_from_state
@@ -25,17 +26,7 @@ CONVNEXT_FILE = "convnext_small-0c510722.pth"
 PerceptualKind = Literal["none", "weightless", "lpips", "convnext", "mixed"]
 
 
-class Perceptual(Protocol):
-    """What the objective needs of a perceptual loss."""
-
-    def reference(self, target: Tensor) -> Any:
-        """Return whatever `distance` compares with."""
-
-    def distance(self, x: Tensor, reference: Any) -> Tensor:
-        """Return the distance per picture (B,)."""
-
-
-class ConvNeXtLogits(nn.Module):
+class ConvNeXtLogits(FrozenNetwork):
     """Mean squared difference of a frozen classifier's logits, TiTok's perceptual loss.
 
     Both pictures are resized to 224 x 224 (bilinear, antialiased), normalised with the ImageNet
@@ -81,10 +72,6 @@ class ConvNeXtLogits(nn.Module):
         load_strictly(network, state, source=str(found))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network)
-
-    def train(self, mode: bool = True) -> ConvNeXtLogits:
-        """Stay in eval mode whatever the surrounding module does."""
-        return super().train(False)
 
     def resize(self, x: Tensor) -> Tensor:
         """Return (B, 3, size, size) of pictures (B, 3, H, W), in the same range."""

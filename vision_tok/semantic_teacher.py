@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tok_core.errors import ConfigError, WeightsError
+from tok_core.frozen_network import FrozenNetwork
 from tok_core.full_float32 import full_float32
 from vision_tok.classifier_features import ClassifierFeatures
 from vision_tok.semantic_encoder import SemanticEncoder, SemanticEncoderOptions
@@ -51,7 +52,7 @@ class TeacherOptions:
     side: int = 64
 
 
-class SemanticTeacher(nn.Module):
+class SemanticTeacher(FrozenNetwork):
     """Frozen features of pictures, in float32 and always in eval mode.
 
     Args:
@@ -77,10 +78,6 @@ class SemanticTeacher(nn.Module):
         self.register_buffer("projection", projection)
         self.width = network.width if projection is None else projection.shape[1]
         self.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> SemanticTeacher:
-        """Stay in eval mode whatever the surrounding module does."""
-        return super().train(False)
 
     @torch.no_grad()
     def forward(self, x: Tensor, grid: int) -> Tensor:
