@@ -21,7 +21,7 @@ from typing import Any
 
 from claims.benchmark_scripts import benchmark, committed_result, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
-from claims.plots import Panel, draw
+from claims.plots import Panel, by_name, draw, gathered
 from claims.small_codecs import codec, judged, recipe, sentences, sizes_of, unheard
 from claims.small_generators import decoded, drawn, encoded, generator_over, saved
 from claims.training import finished, loaded, quiet
@@ -248,33 +248,29 @@ def _levels(dropped: Sequence[Measured]) -> Finding:
 
 def draw_plot(found: Sequence[Measured], path: Path) -> None:
     """Draw the three parts."""
-    wrong: dict[str, dict[float, list[float]]] = {}
-    levels: dict[str, dict[float, list[float]]] = {}
-    crowds: dict[str, dict[float, list[float]]] = {}
-    labels: list[str] = []
-    for row in found:
-        config = row.config
-        if config["part"] == "perturbation":
-            labels = list(row.numbers["scores"])
-            for i, label in enumerate(labels):
-                line = wrong.setdefault(f"{config['kind']} training", {})
-                value = row.numbers["scores"][label]["mel_distance"]
-                line.setdefault(float(i), []).append(value)
-        elif config["part"] == "tail_drop":
-            name = "with tail drop" if config["drop"] else "without"
-            for n, one in row.numbers["levels"].items():
-                line = levels.setdefault(name, {})
-                line.setdefault(float(n), []).append(one["mel_distance"])
-        else:
-            for i, (name, one) in enumerate(row.numbers["decoders"].items()):
-                line = crowds.setdefault(name if i == 0 else f"sigma {name}", {})
-                line.setdefault(float(i), []).append(one["generated"])
+    parts = {
+        part: [row for row in found if row.config["part"] == part]
+        for part in ("perturbation", "tail_drop", "post_training")
+    }
+    labels = list(parts["perturbation"][0].numbers["scores"]) if parts["perturbation"] else []
+    wrong = gathered(
+        (f"{row.config['kind']} training", i, row.numbers["scores"][label]["mel_distance"])
+        for row in parts["perturbation"] for i, label in enumerate(labels)
+    )  # fmt: skip
+    levels = gathered(
+        ("with tail drop" if row.config["drop"] else "without", float(n), one["mel_distance"])
+        for row in parts["tail_drop"] for n, one in row.numbers["levels"].items()
+    )  # fmt: skip
+    crowds = [
+        (name if i == 0 else f"sigma {name}", one["generated"])
+        for row in parts["post_training"]
+        for i, (name, one) in enumerate(row.numbers["decoders"].items())
+    ]
     draw([
         Panel(title="mel distance (lower is better)", x="", lines=wrong,
               ticks={float(i): label for i, label in enumerate(labels)}),
         Panel(title="mel distance (lower is better)", x="levels decoded", lines=levels),
-        Panel(title="Fréchet distance of generated speech (lower)", x="", lines=crowds,
-              ticks={float(i): name for i, name in enumerate(crowds)}),
+        by_name("Fréchet distance of generated speech (lower)", crowds),
     ], path)  # fmt: skip
 
 

@@ -10,12 +10,12 @@ Estimate from timed steps (0.2 to 0.5 CPU seconds): 3 CPU minutes a row of use, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
-from claims.plots import Panel, draw
+from claims.plots import by_name, draw
 from claims.small_codecs import codec, judged, recipe, sizes_of
 from claims.verdicts import by_seed, compared
 
@@ -101,26 +101,20 @@ def findings(found: Sequence[Measured]) -> list[Finding]:
 
 def draw_plot(found: Sequence[Measured], path: Path) -> None:
     """Draw use, and mel distance, by kind."""
-    groups: dict[str, list[Measured]] = {}
-    for row in found:
-        config = row.config
-        name = config.get("kind") or (
-            f"{config['window']} window" + ", attention" * config["attention"]
+    draw([
+        by_name(title, [
+            (_name(row.config), row.numbers[key]) for row in found if row.config["part"] == part
+        ])
+        for part, key, title in (
+            ("use", "usage", "share of codes used"),
+            ("use", "mel_distance", "mel distance (lower)"),
+            ("context", "mel_distance", "mel distance (lower)"),
         )
-        groups.setdefault(name, []).append(row)
-    panels = []
-    for part, key, title in (
-        ("use", "usage", "share of codes used"), ("use", "mel_distance", "mel distance (lower)"),
-        ("context", "mel_distance", "mel distance (lower)"),
-    ):  # fmt: skip
-        names = [name for name, some in groups.items() if some[0].config["part"] == part]
-        lines = {
-            name: {float(i): [float(row.numbers[key]) for row in groups[name]]}
-            for i, name in enumerate(names)
-        }
-        ticks = {float(i): name for i, name in enumerate(names)}
-        panels.append(Panel(title=title, x="", lines=lines, ticks=ticks))
-    draw(panels, path)
+    ], path)  # fmt: skip
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    return config.get("kind") or f"{config['window']} window" + ", attention" * config["attention"]
 
 
 CLAIM = Claim(

@@ -18,7 +18,7 @@ from typing import Any
 
 from claims.benchmark_scripts import benchmark, committed_result, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
-from claims.plots import Panel, draw
+from claims.plots import Panel, by_name, draw
 from claims.verdicts import both, by_seed, compared, exceeds, spread, within
 
 BITS, DECIBELS, SHARE = 6, 0.1, 0.05  # equal: within so many dB and this share of the distance
@@ -149,15 +149,9 @@ def draw_plot(found: Sequence[Measured], path: Path) -> None:
         flat = [at(row, None, key) for row in levels]
         panels.append(Panel(title=title, x="bits per dimension", lines={"quantized": bits},
                             flat={"continuous": fmean(flat)} if flat else None))  # fmt: skip
-    heads: dict[str, dict[float, list[float]]] = {}
-    for row in found:
-        if row.config["part"] == "heads":
-            place = float(row.config["head"] == "parallel")
-            heads.setdefault(row.config["head"], {}).setdefault(place, []).append(
-                row.numbers[FRECHET]
-            )
-    panels.append(Panel(title=f"{FRECHET} of samples (lower is better)", x="head", lines=heads,
-                        ticks={0.0: "autoregressive", 1.0: "parallel"}))  # fmt: skip
+    heads = [(row.config["head"], row.numbers[FRECHET])
+             for row in found if row.config["part"] == "heads"]  # fmt: skip
+    panels.append(by_name(f"{FRECHET} of samples (lower is better)", heads, x="head"))
     draw(panels, path)
 
 

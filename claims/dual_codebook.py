@@ -13,7 +13,7 @@ from pathlib import Path
 
 from claims.benchmark_scripts import benchmark, committed_result, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
-from claims.plots import Panel, draw
+from claims.plots import by_name, draw
 from claims.training import once
 from claims.verdicts import by_seed, compared, spread, within
 
@@ -86,17 +86,11 @@ def findings(found: Sequence[Measured]) -> list[Finding]:
 
 def draw_plot(found: Sequence[Measured], path: Path) -> None:
     """Draw accuracy and PSNR by kind."""
-    kinds = list(dict.fromkeys(row.config["kind"] for row in found))
-    panels = []
-    for title in ("probe accuracy, all streams", "PSNR (dB)"):
-        lines: dict[str, dict[float, list[float]]] = {}
-        for row in found:
-            kind, numbers = row.config["kind"], row.numbers
-            value = numbers["psnr"] if "PSNR" in title else numbers["accuracy"]["all"]
-            lines.setdefault(kind, {}).setdefault(float(kinds.index(kind)), []).append(value)
-        ticks = {float(i): kind for i, kind in enumerate(kinds)}
-        panels.append(Panel(title=title, x="", lines=lines, ticks=ticks))
-    draw(panels, path)
+    both = [(row.config["kind"], row.numbers) for row in found]
+    draw([
+        by_name("probe accuracy, all streams", [(kind, n["accuracy"]["all"]) for kind, n in both]),
+        by_name("PSNR (dB)", [(kind, n["psnr"]) for kind, n in both]),
+    ], path)  # fmt: skip
 
 
 CLAIM = Claim(

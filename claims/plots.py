@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,22 @@ class Panel:
     flat: Mapping[str, float] | None = None
     log: bool = False
     ticks: Mapping[float, str] | None = None
+
+
+def gathered(values: Iterable[tuple[str, float, float]]) -> dict[str, dict[float, list[float]]]:
+    """Return the lines of (label, place, value), values of one label and place together."""
+    lines: dict[str, dict[float, list[float]]] = {}
+    for label, place, value in values:
+        lines.setdefault(label, {}).setdefault(float(place), []).append(float(value))
+    return lines
+
+
+def by_name(title: str, values: Iterable[tuple[str, float]], x: str = "") -> Panel:
+    """Return a panel with a place per name, in the order in which they come."""
+    known = list(values)
+    places = {name: float(i) for i, name in enumerate(dict.fromkeys(name for name, _ in known))}
+    lines = gathered((name, places[name], value) for name, value in known)
+    return Panel(title=title, x=x, lines=lines, ticks={i: name for name, i in places.items()})
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:

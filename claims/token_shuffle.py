@@ -17,7 +17,7 @@ from typing import Any
 
 from claims.benchmark_scripts import benchmark, committed_result, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
-from claims.plots import Panel, draw
+from claims.plots import Panel, by_name, draw, gathered
 from claims.verdicts import both, by_seed, compared, exceeds, spread
 
 NAME = "token_shuffle_scale"
@@ -128,20 +128,15 @@ def _saving(found: Sequence[Measured]) -> Finding:
 
 def draw_plot(found: Sequence[Measured], path: Path) -> None:
     """Draw the loss over training compute and the distance of samples by variant."""
-    variants = list(dict.fromkeys(row.config["variant"] for row in found))
-    curves: dict[str, dict[float, list[float]]] = {}
-    last: dict[str, dict[float, list[float]]] = {}
-    for row in found:
-        name = row.config["variant"]
-        for point in row.numbers["curve"]:
-            curves.setdefault(name, {}).setdefault(point["flops"], []).append(point["loss"])
-        place = float(variants.index(name))
-        last.setdefault(name, {}).setdefault(place, []).append(row.numbers["frechet"])
+    curves = gathered(
+        (row.config["variant"], point["flops"], point["loss"])
+        for row in found for point in row.numbers["curve"]
+    )  # fmt: skip
     draw([
         Panel(title="loss of unseen pictures (nats per token)", x="training FLOPs", lines=curves,
               log=True),
-        Panel(title="frechet/procedural-v1 of samples (lower is better)", x="", lines=last,
-              ticks={float(i): name for i, name in enumerate(variants)}),
+        by_name("frechet/procedural-v1 of samples (lower is better)",
+                [(row.config["variant"], row.numbers["frechet"]) for row in found]),
     ], path)  # fmt: skip
 
 
