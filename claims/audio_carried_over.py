@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from claims.benchmark_scripts import benchmark, committed_result, source
+from claims.benchmark_scripts import benchmark, committed_result, row_of, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
 from claims.plots import Panel, by_name, draw, gathered
 from claims.small_codecs import codec, judged, recipe, sentences, sizes_of, unheard
@@ -75,10 +75,8 @@ def committed(row: Row) -> tuple[Numbers, str] | None:
         return None
     if config["perturbation"] not in (None, own["perturbation"]):
         return None
-    for one in found["rows"]:
-        if (one["sense"], one["kind"], one["seed"]) == ("audio", config["kind"], row.seed):
-            return {"scores": one["scores"]}, source(NAME)
-    return None
+    one = row_of(found, sense="audio", kind=config["kind"], seed=row.seed)
+    return None if one is None else ({"scores": one["scores"]}, source(NAME))
 
 
 # -- measuring -----------------------------------------------------------------------------------

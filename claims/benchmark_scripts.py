@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,21 @@ def committed_result(name: str) -> dict[str, Any]:
     path = FOLDER / "results" / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return found
+
+
+def row_of(found: Mapping[str, Any], **facts: Any) -> dict[str, Any] | None:
+    """Return the row of a result with these facts, None where there is none."""
+    rows: list[dict[str, Any]] = found.get("rows", [])
+    fitting = (row for row in rows if all(row[name] == value for name, value in facts.items()))
+    return next(fitting, None)
+
+
+def holds_all(
+    found: Mapping[str, Any], name: str, values: Iterable[Any], seeds: Iterable[int]
+) -> bool:
+    """Return whether a result has a row of every value and seed."""
+    wanted = [{name: value, "seed": seed} for seed in seeds for value in values]
+    return all(row_of(found, **facts) is not None for facts in wanted)
 
 
 def source(name: str) -> str:

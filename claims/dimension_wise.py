@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from claims.benchmark_scripts import benchmark, committed_result, source
+from claims.benchmark_scripts import benchmark, committed_result, holds_all, row_of, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
 from claims.plots import Panel, by_name, draw
 from claims.verdicts import both, by_seed, compared, exceeds, spread, within
@@ -42,8 +42,7 @@ def rows(seeds: Sequence[int], small: bool) -> list[Row]:
 
 def _head_sizes(seeds: Sequence[int]) -> dict[str, Any]:
     script, found = benchmark("token_bridge_heads"), committed_result("token_bridge_heads")
-    done = {(one["head"], one["seed"]) for one in found.get("rows", [])}
-    if done and {(head, seed) for seed in seeds for head in script.HEADS} <= done:
+    if found and holds_all(found, "head", script.HEADS, seeds):
         return {name: found[name] for name in HEAD_SIZES}
     return dict(HEAD_SIZES)
 
@@ -60,11 +59,10 @@ def committed(row: Row) -> tuple[Numbers, str] | None:
     found = committed_result("token_bridge_heads")
     if not found or any(found.get(name) != value for name, value in config["sizes"].items()):
         return None
-    for one in found["rows"]:
-        if (one["head"], one["seed"]) == (config["head"], row.seed):
-            numbers = {k: v for k, v in one.items() if k not in ("head", "seed")}
-            return numbers, source("token_bridge_heads")
-    return None
+    one = row_of(found, head=config["head"], seed=row.seed)
+    if one is None:
+        return None
+    return {k: v for k, v in one.items() if k not in ("head", "seed")}, source("token_bridge_heads")
 
 
 def _setting(one: Any) -> dict[str, Any]:
@@ -151,7 +149,8 @@ def draw_plot(found: Sequence[Measured], path: Path) -> None:
                             flat={"continuous": fmean(flat)} if flat else None))  # fmt: skip
     heads = [(row.config["head"], row.numbers[FRECHET])
              for row in found if row.config["part"] == "heads"]  # fmt: skip
-    panels.append(by_name(f"{FRECHET} of samples (lower is better)", heads, x="head"))
+    if heads:
+        panels.append(by_name(f"{FRECHET} of samples (lower is better)", heads, x="head"))
     draw(panels, path)
 
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from claims.benchmark_scripts import benchmark, committed_result, source
+from claims.benchmark_scripts import benchmark, committed_result, holds_all, row_of, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
 from claims.plots import Panel, draw
 from claims.verdicts import by_seed, compared
@@ -48,8 +48,7 @@ def rows(seeds: Sequence[int], small: bool) -> list[Row]:
 
 def _sizes(seeds: Sequence[int]) -> dict[str, Any]:
     found = committed_result(NAME)
-    done = {(one["sigma"], one["seed"]) for one in found.get("rows", [])}
-    if done and {(s, seed) for seed in seeds for s in SIGMAS} <= done:
+    if found and holds_all(found, "sigma", SIGMAS, seeds):
         return {name: found[name] for name in FULL}
     return FULL
 
@@ -59,10 +58,10 @@ def committed(row: Row) -> tuple[Numbers, str] | None:
     found = committed_result(NAME)
     if not found or any(found.get(name) != value for name, value in row.config["sizes"].items()):
         return None
-    for one in found["rows"]:
-        if (one["sigma"], one["seed"]) == (row.config["sigma"], row.seed):
-            return {k: v for k, v in one.items() if k not in ("sigma", "seed")}, source(NAME)
-    return None
+    one = row_of(found, sigma=row.config["sigma"], seed=row.seed)
+    if one is None:
+        return None
+    return {k: v for k, v in one.items() if k not in ("sigma", "seed")}, source(NAME)
 
 
 def measure(row: Row, place: Place) -> Numbers:

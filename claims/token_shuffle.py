@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from claims.benchmark_scripts import benchmark, committed_result, source
+from claims.benchmark_scripts import benchmark, committed_result, holds_all, row_of, source
 from claims.claim import Claim, Finding, Measured, Numbers, Place, Row
 from claims.plots import Panel, by_name, draw, gathered
 from claims.verdicts import both, by_seed, compared, exceeds, spread
@@ -37,8 +37,7 @@ def rows(seeds: Sequence[int], small: bool) -> list[Row]:
 
 def _sizes(seeds: Sequence[int]) -> dict[str, Any]:
     script, found = benchmark(NAME), committed_result(NAME)
-    done = {(one["variant"], one["seed"]) for one in found.get("rows", [])}
-    if done and {(v, seed) for seed in seeds for v in script.VARIANTS} <= done:
+    if found and holds_all(found, "variant", script.VARIANTS, seeds):
         return dict(found["sizes"])
     return script.SIZES["cpu"] | SHORTER
 
@@ -48,11 +47,11 @@ def committed(row: Row) -> tuple[Numbers, str] | None:
     found = committed_result(NAME)
     if not found or found["sizes"] != row.config["sizes"]:
         return None
-    for one in found["rows"]:
-        if (one["variant"], one["seed"]) == (row.config["variant"], row.seed):
-            flops = found["speed"][one["variant"]]["flops"]
-            return {"flops": flops, "curve": one["curve"], **_numbers(one)}, source(NAME)
-    return None
+    one = row_of(found, variant=row.config["variant"], seed=row.seed)
+    if one is None:
+        return None
+    flops = found["speed"][one["variant"]]["flops"]
+    return {"flops": flops, "curve": one["curve"], **_numbers(one)}, source(NAME)
 
 
 def _numbers(one: Any) -> Numbers:
