@@ -72,8 +72,8 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.setup-demo: EXTRAS := audio,eval,demo
-$(VENV)/.setup-test: EXTRAS := train,audio,eval,demo,test
-$(VENV)/.setup-lint: EXTRAS := train,audio,eval,demo,test,lint
+$(VENV)/.setup-test: EXTRAS := train,audio,eval,demo,transformers,test
+$(VENV)/.setup-lint: EXTRAS := train,audio,eval,demo,transformers,test,lint
 $(VENV)/.setup-bench: EXTRAS := train,audio,demo,bench
 $(VENV)/.setup-claims: EXTRAS := train,audio,eval,demo
 $(VENV)/.setup-dev: EXTRAS := dev

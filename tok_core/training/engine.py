@@ -136,7 +136,8 @@ class Engine:
         if config.perturbation is not None:
             self.perturbation = attach_perturbation(self.plain, config.perturbation)
         if self.train.compile:
-            model.compile()
+            # Not with free sizes: torch fails on attention of changing lengths (tail drop) on CPUs.
+            model.compile(dynamic=False)
         with without_buffer_warning():
             self.model, self.optimizer = accelerator.prepare(
                 self.plain, _adamw(self.plain, config.optimizer)
