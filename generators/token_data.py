@@ -8,6 +8,7 @@ Letters: B batch.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,11 +75,14 @@ class TokenDataConfig:
         classes: number of labels, 0 trains without; None takes all that the data name.
         captions: T, positions of caption features that condition in place of labels (LlamaGen: 120
             of flan-T5-XL), from shards that hold some (``tessera tokenize --captions``); 0 is none.
+        short_captions: probability, 0 to 1, that a sample shows its short caption, where it has
+            one, in place of the full one (LlamaGen: 0.3); drawn anew in every epoch. Validation
+            shows full captions.
         validation_path: other shards or files for the validation loss.
         seed: of order and crops.
 
     Raises:
-        ConfigError: tokenizing on the fly without a tokenizer.
+        ConfigError: tokenizing on the fly without a tokenizer, captions that cannot be.
     """
 
     path: str | None = None
@@ -86,6 +90,7 @@ class TokenDataConfig:
     signals: dict[str, Any] | None = None
     classes: int | None = None
     captions: int = 0
+    short_captions: float = 0.0
     validation_path: str | None = None
     seed: int = 0
 
@@ -102,6 +107,16 @@ class TokenDataConfig:
             )
         if self.captions < 0:
             raise ConfigError(f"data.captions is {self.captions}; give their positions, 0 is none.")
+        if not 0 <= self.short_captions <= 1:
+            raise ConfigError(
+                f"data.short_captions is {self.short_captions}; give a probability from 0 to 1, "
+                "0 always takes the full caption."
+            )
+        if self.short_captions and not self.captions:
+            raise ConfigError(
+                f"data.short_captions is {self.short_captions} but data.captions is 0; give "
+                "data.captions the number of positions, or leave data.short_captions out."
+            )
         if self.captions and (self.signals is not None or self.classes):
             odd = "data.signals" if self.signals is not None else "data.classes"
             raise ConfigError(
@@ -128,8 +143,8 @@ class ShardSource:
     """Token shards as samples; a corrupt member is passed over by the loop that reads.
 
     For training they are endless: every position has a sample of its epoch's order and one of the
-    sample's views (ten crops, mirror images), drawn anew.  For validation they are numbered, and
-    show their first view.
+    sample's views (ten crops, mirror images) and one of its captions, drawn anew.  For validation
+    they are numbered, and show their first view and their full caption.
 
     Args:
         config: with the folder and the seed. validation: number them; its own folder if it has one.
@@ -147,6 +162,13 @@ class ShardSource:
                 f"data.captions is {self.captions} but the shards in '{self.shards.folder}' hold "
                 "none; make them with tessera tokenize --captions."
             )
+        self.short_captions = 0.0 if validation else config.short_captions
+        if self.short_captions and not self.shards.short_captioned:
+            raise ConfigError(
+                f"data.short_captions is {self.short_captions} but the shards in "
+                f"'{self.shards.folder}' hold none; tokenize with NAME.short.npy beside NAME.npy "
+                "(tessera tokenize --captions), or set data.short_captions to 0."
+            )
         self._width: int | None = None  # C of the first caption that was read
 
     @property
@@ -156,13 +178,15 @@ class ShardSource:
 
     def item(self, index: int) -> TokenSample | CaptionedSample:
         """Return one sample; `MediaError` where it cannot be read."""
-        view = 0
+        view, short = 0, False
         if not self.validation:
             view = self.shards.draw_view(self.seed, index)
+            short = self._draw_short(index)
             index = endless_index(index, self.shards.length, self.seed)
         codes, label = self.shards.item(index, view=view)
         if self.captions:
-            return CaptionedSample(codes, *padded_left(self.caption(index), self.captions))
+            caption = self.caption(index, short=short)
+            return CaptionedSample(codes, *padded_left(caption, self.captions))
         return TokenSample(codes, torch.tensor(NO_LABEL if label is None else label))
 
     @property
@@ -174,9 +198,13 @@ class ShardSource:
             ).shape[1]
         return self._width
 
-    def caption(self, index: int) -> Tensor:
-        """Return the features (n, C) of one sample; `MediaError` where they do not fit."""
-        found = self._caption(index)
+    def caption(self, index: int, *, short: bool = False) -> Tensor:
+        """Return the features (n, C) of one sample; `MediaError` where they do not fit.
+
+        Args:
+            short: of its short caption; of the full one where it has none.
+        """
+        found = self._caption(index, short=short)
         if found.shape[1] != self.caption_width:
             raise MediaError(
                 f"the caption of {self.shards.name(index)} has {found.shape[1]} features and those "
@@ -184,8 +212,16 @@ class ShardSource:
             )
         return found
 
-    def _caption(self, index: int) -> Tensor:
-        found = self.shards.caption(index)
+    def _draw_short(self, position: int) -> bool:
+        """Return whether one access takes the short caption: a pure function, as of the view."""
+        text = f"short caption,{self.seed},{position}".encode()
+        digest = hashlib.blake2b(text, digest_size=8).digest()
+        return int.from_bytes(digest, "little") < self.short_captions * 2**64
+
+    def _caption(self, index: int, *, short: bool = False) -> Tensor:
+        found = self.shards.caption(index, short=True) if short else None
+        if found is None:
+            found = self.shards.caption(index)
         if found is None:
             raise MediaError(f"{self.shards.name(index)} has no caption features.")
         return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera import files
+from tessera.tokenize_captions import is_short_caption
 from tessera.tokenize_crew import Crew, OwnProcess, SeveralProcesses
 from tessera.tokenize_signals import Signals, open_signals
 from tessera.tokenize_sources import sense_of_input, write_sources
@@ -57,7 +58,8 @@ class Outcome:
         files: that this run finished, broken ones included. total: of the whole input.
         samples: in the shards, all runs together.
         shards: rows ``{"file", "samples", "bytes", "sha256"}``; empty until the index is there.
-        failures: ``{"source", "error"}`` of broken files, all runs together.
+        failures: ``{"source", "error"}`` of broken files, all runs together; a broken short
+            caption is one, though its sample is in the shards.
         seconds: of this run's work, without loading the model.
         model_files_per_second: of the network alone, all processes together.
     """
@@ -275,5 +277,6 @@ def _already(outcome: Outcome, out: Path, signals: Signals) -> Outcome:
             "change; use --force to replace them or choose another folder"
         )
     outcome.nothing_left = True
-    outcome.total = sum(shard.samples for shard in index.shards) + len(index.skipped)
+    lost = [item for item in index.skipped if not is_short_caption(item["source"])]
+    outcome.total = sum(shard.samples for shard in index.shards) + len(lost)
     return _with_index(outcome, index)

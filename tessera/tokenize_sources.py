@@ -1,7 +1,8 @@
 """What `tessera tokenize` reads: a folder of classes, a glob or tar shards, as one fixed list.
 
     folder/class/name.jpg --> key "class/name", label of the class
-    shard.tar: name.jpg, name.cls --> key "shard/name", label in name.cls, caption in name.npy
+    shard.tar: name.jpg, name.cls --> key "shard/name", label in name.cls, caption in name.npy,
+                                      short caption in name.short.npy
 
 The list is written to disk line by line and read back by every process: a resumed run goes on with
 the files that it began with, whatever has come or gone since.
@@ -27,7 +28,7 @@ from tok_core.errors import MediaError
 from tok_core.shard_members import Keys
 
 _TAR = ".tar"
-_CLASS, _CAPTION = "cls", "npy"
+_CLASS, _CAPTION, _SHORT_CAPTION = "cls", "npy", "short.npy"
 _LONGEST_LABEL = 20  # bytes of a .cls member; longer ones are something else
 
 
@@ -41,6 +42,7 @@ class Source(NamedTuple):
         offset, size: place in a tar shard; None for a file of its own.
         name: of the member in a tar shard.
         caption: offset and size of its caption's features in a tar shard.
+        short_caption: the same of its short caption's, which it may lack.
     """
 
     key: str
@@ -50,6 +52,7 @@ class Source(NamedTuple):
     size: int | None = None
     name: str = ""
     caption: tuple[int, int] | None = None
+    short_caption: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.path}/{self.name}" if self.name else self.path
@@ -177,11 +180,12 @@ def _members(
     found: list[Source] = []
     labels: dict[str, int] = {}
     captions: dict[str, tuple[int, int]] = {}
+    short_captions: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(path, mode="r:") as tar:
             for entry in tar:
                 name = entry.name
-                stem, _, kind = _split(name)
+                stem, _, kind = split_name(name)
                 if not entry.isfile() or os.path.basename(name).startswith("."):
                     continue
                 if _suffix(name) in suffixes:
@@ -189,6 +193,8 @@ def _members(
                                         entry.size, name))
                 elif kind == _CAPTION:
                     captions[stem] = (entry.offset_data, entry.size)
+                elif kind == _SHORT_CAPTION:
+                    short_captions[stem] = (entry.offset_data, entry.size)
                 elif kind == _CLASS and entry.size <= _LONGEST_LABEL:
                     member = tar.extractfile(entry)
                     value = member.read().strip() if member is not None else b""
@@ -201,12 +207,15 @@ def _members(
             "damage are taken: unpack compressed shards, copy broken ones again",
         })  # fmt: skip
     return [
-        source._replace(label=labels.get(source.key), caption=captions.get(source.key))
+        source._replace(
+            label=labels.get(source.key), caption=captions.get(source.key),
+            short_caption=short_captions.get(source.key),
+        )
         for source in found
-    ]
+    ]  # fmt: skip
 
 
-def _split(name: str) -> tuple[str, str, str]:
+def split_name(name: str) -> tuple[str, str, str]:
     """Split a member's name at the first dot of its last part, as webdataset does."""
     folder, slash, base = name.rpartition("/")
     stem, dot, kind = base.partition(".")

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tessera.tokenize_captions import caption_bytes
+from tessera.tokenize_captions import Captions, read_captions
 from tessera.tokenize_signals import Signals, open_signals
 from tessera.tokenize_sources import Source, read_sources
 from tok_core.errors import TesseraError
@@ -203,11 +203,13 @@ class PartMaker:
             try:
                 if isinstance(result, TesseraError):
                     raise result
-                caption = caption_bytes(source) if self.captions else None
+                found = read_captions(source) if self.captions else Captions()
             except TesseraError as error:
                 skipped.append({"source": str(source), "error": str(error)})
-            else:
-                samples.append(Sample(source.key, result, source.label, caption))
+                continue
+            if found.broken is not None:
+                skipped.append(found.broken)
+            samples.append(Sample(source.key, result, source.label, found.full, found.short))
         self.run.write_part(part.number, samples, skipped)
 
     def speed(self, seconds: float) -> Speed:

@@ -1,6 +1,7 @@
 """Caption features as files: one ``.npy`` array (n, C) per sample, as text encoders give them.
 
     caption --text encoder (T5, CLIP ...)--> (n, C) --numpy.save--> KEY.npy beside KEY.jpg
+    short caption --the same--> KEY.short.npy, where there is one
 
 What is read may come from anyone: nothing is unpickled, and no memory is taken for more than is
 there.  Letters: n text positions, C features.
@@ -15,6 +16,7 @@ import numpy as np
 from tok_core.errors import MediaError
 
 SUFFIX = ".npy"
+SHORT_SUFFIX = ".short.npy"
 MOST_POSITIONS = 4096  # n; longer ones are no caption
 MOST_BYTES = 1 << 26  # of one file
 _TYPES = ("float16", "float32")

@@ -30,7 +30,10 @@ FORMAT = "tessera token shards"
 VERSION = 1
 MAX_SAMPLES = 1 << 28  # of one shard
 _COLUMNS = ("offsets", "sizes", "labels")
-_CAPTIONS = ("caption_offsets", "caption_sizes")  # there where some sample has a caption
+# Places of captions and of short ones, each there where some sample of the shard has one.
+_CAPTIONS = (
+    ("caption_offsets", "caption_sizes"), ("short_caption_offsets", "short_caption_sizes")
+)  # fmt: skip
 _HASH_DIGITS = 64
 _NO_COLUMN = np.zeros(0, np.int64)
 
@@ -47,6 +50,7 @@ class ShardRecord:
         labels: int64 (n,), class of the sample, -1 where it has none.
         caption_offsets, caption_sizes: alike, of its caption's features, -1 where it has none;
             empty where no sample has any.
+        short_caption_offsets, short_caption_sizes: alike, of its short caption's features.
     """
 
     file: str
@@ -57,6 +61,8 @@ class ShardRecord:
     labels: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
     caption_offsets: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
     caption_sizes: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
+    short_caption_offsets: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
+    short_caption_sizes: np.ndarray = field(default_factory=lambda: _NO_COLUMN)
 
     @property
     def samples(self) -> int:
@@ -68,7 +74,10 @@ class ShardRecord:
         facts: dict[str, Any] = {
             "file": self.file, "samples": self.samples, "bytes": self.bytes, "sha256": self.sha256,
         }  # fmt: skip
-        named = _COLUMNS + (_CAPTIONS if (self.caption_offsets >= 0).any() else ())
+        named = list(_COLUMNS)
+        for columns in _CAPTIONS:
+            if (getattr(self, columns[0]) >= 0).any():
+                named += columns
         return facts | {name: pack_column(getattr(self, name)) for name in named}
 
     @classmethod
@@ -86,14 +95,15 @@ class ShardRecord:
             raise ValueError(f"'{file}' has {samples!r} samples and {size!r} bytes")
         if not 0 <= samples <= MAX_SAMPLES:
             raise ValueError(f"{samples} samples in one shard")
-        named = _COLUMNS + (_CAPTIONS if _CAPTIONS[0] in plain else ())
+        held = [pair for pair in _CAPTIONS if pair[0] in plain]
+        named = [*_COLUMNS, *(name for pair in held for name in pair)]
         columns = {name: unpack_column(plain[name], samples) for name in named}
         offsets, sizes = columns["offsets"], columns["sizes"]
         # The end is compared without a sum, which could overflow.
         if samples and (min(offsets.min(), sizes.min()) < 0 or (sizes > size - offsets).any()):
             raise ValueError(f"samples of '{file}' lie outside its {size} bytes")
-        if _CAPTIONS[0] in plain:
-            starts, lengths = (columns[name] for name in _CAPTIONS)
+        for pair in held:
+            starts, lengths = (columns[name] for name in pair)
             none = (starts == -1) & (lengths == -1)
             inside = (starts >= 0) & (lengths >= 0) & (lengths <= size - starts)
             if not (none | inside).all():

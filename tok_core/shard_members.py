@@ -1,8 +1,9 @@
-"""The members of a token shard: KEY.tok, and behind it KEY.cls and KEY.npy where there are such.
+"""The members of a token shard: KEY.tok, and behind it KEY.cls, KEY.npy and KEY.short.npy.
 
     | header 512 | .tok, filled up to 512 | header 512 | label, filled up to 512 |   one sample
 
-KEY.npy holds the features of the sample's caption (`tok_core.caption_features`).
+KEY.npy holds the features of the sample's caption (`tok_core.caption_features`), KEY.short.npy
+those of a short one; all but KEY.tok are there where the sample has such.
 
 Headers say nothing but name and size (no time, no owner), so that equal samples give equal bytes.
 Members are whole blocks: a shard is its samples one after the other and two empty blocks.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import tarfile
 from typing import NamedTuple
 
+from tok_core.caption_features import SHORT_SUFFIX, SUFFIX
 from tok_core.token_file import TokenFile, dumps
 
 BLOCK = tarfile.BLOCKSIZE
@@ -25,13 +27,15 @@ NO_LABEL = NO_CAPTION = -1  # in the index
 class Sample(NamedTuple):
     """One sample of a shard: unique key, tokens (views first where there are several), label.
 
-    ``caption`` is the ``.npy`` file of its caption's features, or None.
+    ``caption`` is the ``.npy`` file of its caption's features, ``short_caption`` that of a short
+    caption's, or None.
     """
 
     key: str
     file: TokenFile
     label: int | None = None
     caption: bytes | None = None
+    short_caption: bytes | None = None
 
 
 class PackedSamples(NamedTuple):
@@ -46,6 +50,8 @@ class PackedSamples(NamedTuple):
     labels: list[int]
     caption_offsets: list[int]
     caption_sizes: list[int]
+    short_caption_offsets: list[int]
+    short_caption_sizes: list[int]
 
 
 def pack_samples(samples: list[Sample]) -> PackedSamples:
@@ -56,8 +62,8 @@ def pack_samples(samples: list[Sample]) -> PackedSamples:
     """
     data = bytearray()
     offsets, sizes, labels = [], [], []
-    caption_offsets, caption_sizes = [], []
-    for key, file, label, caption in samples:
+    places: tuple[list[int], ...] = ([], [], [], [])  # of captions and short ones
+    for key, file, label, *captions in samples:
         tokens = dumps(file)
         data += _header(f"{key}.tok", len(tokens))
         offsets.append(len(data))
@@ -67,12 +73,14 @@ def pack_samples(samples: list[Sample]) -> PackedSamples:
         if label is not None:
             text = str(label).encode()
             data += _header(f"{key}.cls", len(text)) + _filled(text)
-        if caption is not None:
-            data += _header(f"{key}.npy", len(caption))
-        caption_offsets.append(NO_CAPTION if caption is None else len(data))
-        caption_sizes.append(NO_CAPTION if caption is None else len(caption))
-        data += _filled(caption or b"")
-    return PackedSamples(bytes(data), offsets, sizes, labels, caption_offsets, caption_sizes)
+        kinds = zip((SUFFIX, SHORT_SUFFIX), captions, (places[:2], places[2:]), strict=True)
+        for suffix, caption, (starts, lengths) in kinds:
+            if caption is not None:
+                data += _header(f"{key}{suffix}", len(caption))
+            starts.append(NO_CAPTION if caption is None else len(data))
+            lengths.append(NO_CAPTION if caption is None else len(caption))
+            data += _filled(caption or b"")
+    return PackedSamples(bytes(data), offsets, sizes, labels, *places)
 
 
 def end_mark(size: int) -> bytes:

@@ -28,15 +28,15 @@ from typing import Any
 from tok_core.atomic_write import atomic_file, flush_folder, write_bytes, write_error
 from tok_core.errors import TesseraError
 from tok_core.shard_index import INDEX, UNFINISHED, ShardHead, ShardIndex, ShardRecord
-from tok_core.shard_members import Sample, end_mark, pack_samples
+from tok_core.shard_members import NO_CAPTION, Sample, end_mark, pack_samples
 from tok_core.shard_plan import ShardPlan
 
 PLAN = "plan.json"
 SOURCES = "sources.jsonl"
 _COPIED = 1 << 20  # bytes copied at once
 # Columns of a shard: places count from its beginning, the others are what they are.
-_PLACES = ("offsets", "caption_offsets")
-_NUMBERS = ("sizes", "labels", "caption_sizes")
+_PLACES = ("offsets", "caption_offsets", "short_caption_offsets")
+_NUMBERS = ("sizes", "labels", "caption_sizes", "short_caption_sizes")
 
 
 class ShardRun:
@@ -240,10 +240,12 @@ class ShardRun:
         with atomic_file(self.work / name, force=True) as file:
             for part in parts:
                 facts = json.loads((self.work / _part_file(part, ".json")).read_bytes())
+                # Parts that were written before there were short captions name none.
+                none = [NO_CAPTION] * len(facts["offsets"])
                 for place in _PLACES:
-                    columns[place] += [at if at < 0 else size + at for at in facts[place]]
+                    columns[place] += [at if at < 0 else size + at for at in facts.get(place, none)]
                 for number in _NUMBERS:
-                    columns[number] += facts[number]
+                    columns[number] += facts.get(number, none)
                 skipped += facts["skipped"]
                 size += facts["bytes"]
                 with open(self.work / _part_file(part, ".tar"), "rb") as source:

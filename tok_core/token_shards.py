@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tok_core.caption_features import MOST_BYTES, SUFFIX, read_features
+from tok_core.caption_features import MOST_BYTES, SHORT_SUFFIX, SUFFIX, read_features
 from tok_core.errors import MediaError, TokenError
 from tok_core.shard_index import ShardIndex, ShardRecord, read_index
 from tok_core.shard_members import BLOCK
@@ -163,18 +163,31 @@ class TokenShards:
         """Whether some sample has features of a caption."""
         return any((shard.caption_offsets >= 0).any() for shard in self.index.shards)
 
-    def caption(self, index: int) -> Tensor | None:
+    @property
+    def short_captioned(self) -> bool:
+        """Whether some sample has features of a short caption."""
+        return any((shard.short_caption_offsets >= 0).any() for shard in self.index.shards)
+
+    def caption(self, index: int, *, short: bool = False) -> Tensor | None:
         """Return the features of a sample's caption, float32 (n, C), or None.
+
+        Args:
+            index: 0 to ``length`` - 1.
+            short: of its short caption; None where the sample has none, whatever else it has.
 
         Raises:
             MediaError: shard or member is missing, cut off or damaged; names both.
         """
         shard, place = self._place(index)
         record = self.index.shards[shard]
-        if not len(record.caption_offsets) or record.caption_offsets[place] < 0:
+        offsets, sizes, suffix = record.caption_offsets, record.caption_sizes, SUFFIX
+        if short:
+            offsets, sizes = record.short_caption_offsets, record.short_caption_sizes
+            suffix = SHORT_SUFFIX
+        if not len(offsets) or offsets[place] < 0:
             return None
-        start, size = int(record.caption_offsets[place]), int(record.caption_sizes[place])
-        name = self.name(index).removesuffix(".tok") + SUFFIX
+        start, size = int(offsets[place]), int(sizes[place])
+        name = self.name(index).removesuffix(".tok") + suffix
         if size > MOST_BYTES:
             raise MediaError(f"{name} has {size} bytes; captions of up to {MOST_BYTES} are read")
         return torch.from_numpy(read_features(self._read(shard, start, size), name))

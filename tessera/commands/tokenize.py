@@ -21,6 +21,40 @@ Input = Annotated[
 Output = Annotated[
     str, typer.Argument(metavar="OUT", show_default=False, help="Folder of the shards.")
 ]
+TenCrop = Annotated[
+    bool, typer.Option("--ten-crop", help="Store ten crops of each picture (five, mirrored).")
+]
+Flips = Annotated[bool, typer.Option("--flips", help="Store each picture's mirror image too.")]
+TwentyCrop = Annotated[
+    bool,
+    typer.Option("--twenty-crop", help="Ten crops, and ten more of a tighter centre crop."),
+]
+Captions = Annotated[
+    bool,
+    typer.Option(
+        "--captions",
+        help="Store the caption features in NAME.npy (and NAME.short.npy) beside each file, too.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size", metavar="N", min=1, show_default="the network's own",
+        help="Side of the pictures in pixels, for networks of any size.",
+    ),
+]  # fmt: skip
+PerShard = Annotated[int, typer.Option("--per-shard", metavar="N", min=1, help="Files per shard.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes", metavar="N", min=1, show_default="one per core or GPU",
+        help="The shards do not depend on their number.",
+    ),
+]  # fmt: skip
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where an earlier run was stopped or killed.")
+]
+Replace = Annotated[bool, typer.Option("--force", "-f", help="Replace the shards in OUT.")]
 MOST_NAMED = 24  # broken files named on the terminal; the index names all
 
 
@@ -28,47 +62,17 @@ def tokenize(
     input: Input,  # noqa: A002 - the user's word
     output: Output,
     model: o.Model = None,
-    ten_crop: Annotated[
-        bool, typer.Option("--ten-crop", help="Store ten crops of each picture (five, mirrored).")
-    ] = False,
-    flips: Annotated[
-        bool, typer.Option("--flips", help="Store each picture's mirror image too.")
-    ] = False,
-    twenty_crop: Annotated[
-        bool,
-        typer.Option("--twenty-crop", help="Ten crops, and ten more of a tighter centre crop."),
-    ] = False,
-    captions: Annotated[
-        bool,
-        typer.Option(
-            "--captions", help="Store the caption features in NAME.npy beside each file, too."
-        ),
-    ] = False,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size", metavar="N", min=1, show_default="the network's own",
-            help="Side of the pictures in pixels, for networks of any size.",
-        ),
-    ] = None,
-    per_shard: Annotated[
-        int, typer.Option("--per-shard", metavar="N", min=1, help="Files per shard.")
-    ] = 10_000,
+    ten_crop: TenCrop = False,
+    flips: Flips = False,
+    twenty_crop: TwentyCrop = False,
+    captions: Captions = False,
+    size: Size = None,
+    per_shard: PerShard = 10_000,
     batch_size: o.BatchSize = 16,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes", metavar="N", min=1, show_default="one per core or GPU",
-            help="The shards do not depend on their number.",
-        ),
-    ] = None,
+    processes: Processes = None,
     device: o.Device = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an earlier run was stopped or killed.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace the shards in OUT.")
-    ] = False,
+    resume: Resume = False,
+    force: Replace = False,
     json: o.Json = False,
 ) -> int:
     """Turn a data set into token shards: tar files with one index, for training generators.

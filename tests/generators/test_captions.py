@@ -239,30 +239,30 @@ def test_shards_without_captions(pictures: Path, tokenizer: Path, tmp_path: Path
         facts_of(TokenDataConfig(path=str(tmp_path / "out"), captions=LENGTH))
 
 
-def _saved(array: Any) -> bytes:
+def saved(array: Any) -> bytes:
     out = io.BytesIO()
     np.save(out, array, allow_pickle=True)
     return out.getvalue()
 
 
 def _huge() -> bytes:
-    whole = _saved(np.zeros((4, WIDTH), np.float32))
+    whole = saved(np.zeros((4, WIDTH), np.float32))
     return whole.replace(b"(4, 6), ", b"(4095,6)")
 
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: b"", "no whole .npy file"),
     "text": (lambda: b"a caption", "no whole .npy file"),
-    "objects": (lambda: _saved(np.array([[{"a": 1}]], dtype=object)), "no whole .npy file"),
-    "records": (lambda: _saved(np.zeros((2, 2), [("a", "<f4")])), "no whole .npy file"),
-    "integers": (lambda: _saved(np.zeros((2, WIDTH), np.int64)), "holds int64 of shape"),
-    "one axis": (lambda: _saved(np.zeros(WIDTH, np.float32)), "holds float32 of shape"),
-    "no position": (lambda: _saved(np.zeros((0, WIDTH), np.float32)), "holds float32 of shape"),
-    "too many": (lambda: _saved(np.zeros((5000, 1), np.float16)), "1 to 4096 positions"),
-    "cut": (lambda: _saved(numbers(4))[:-1], "is cut off"),
+    "objects": (lambda: saved(np.array([[{"a": 1}]], dtype=object)), "no whole .npy file"),
+    "records": (lambda: saved(np.zeros((2, 2), [("a", "<f4")])), "no whole .npy file"),
+    "integers": (lambda: saved(np.zeros((2, WIDTH), np.int64)), "holds int64 of shape"),
+    "one axis": (lambda: saved(np.zeros(WIDTH, np.float32)), "holds float32 of shape"),
+    "no position": (lambda: saved(np.zeros((0, WIDTH), np.float32)), "holds float32 of shape"),
+    "too many": (lambda: saved(np.zeros((5000, 1), np.float16)), "1 to 4096 positions"),
+    "cut": (lambda: saved(numbers(4))[:-1], "is cut off"),
     "lying": (_huge, "is cut off"),
-    "NaN": (lambda: _saved(np.full((2, WIDTH), np.nan, np.float32)), "holds NaN or Inf"),
-    "columns first": (lambda: _saved(np.asfortranarray(numbers(4))), "no whole .npy file"),
+    "NaN": (lambda: saved(np.full((2, WIDTH), np.nan, np.float32)), "holds NaN or Inf"),
+    "columns first": (lambda: saved(np.asfortranarray(numbers(4))), "no whole .npy file"),
 }
 
 
