@@ -22,16 +22,17 @@ from audio_tok.audio_sources import (
     read_list,
 )
 from audio_tok.held_out_speech import FileBeginnings, HeldOutSpeech, UnheardSound
-from tok_core.errors import ConfigError, nearest
-from tok_core.mixed_source import MixedSource
+from tok_core.data_config import VALIDATION_SEED, DataSources, largest_part, opened
+from tok_core.errors import ConfigError
 from tok_core.procedural_audio import KINDS
 from tok_core.procedural_audio import LONGEST as LONGEST_SYNTHETIC
 from tok_core.procedural_speech import RATE as SYNTHETIC_RATE
 from tok_core.resample import RATES
 
-STORED: tuple[str, ...] = ("folder", "list")
-SOURCES: tuple[str, ...] = (*STORED, *KINDS, "mixture")
-_VALIDATION_SEED = 1 << 32  # added to the seed, so that validation plays unheard music and noise
+SOUNDS = DataSources(
+    stored=("folder", "list"), places=("a folder", "a list of files"), without_files=KINDS,
+    procedural="mixed", example="{speech: 0.7, music: 0.3}",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,28 +68,16 @@ class AudioDataConfig:
     mixture: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        legal = ("auto", *SOURCES)
-        for name in (self.source, *self.mixture):
-            if name not in legal:
-                raise ConfigError(f"there is no data source '{name}'; choose one of "
-                                  f"{', '.join(legal)}{nearest(name, legal)}")
+        SOUNDS.check(self)
         if self.segment < 1:
             raise ConfigError(f"data.segment is {self.segment}; give at least 1 sample")
         if not RATES[0] <= self.sample_rate <= RATES[1]:
             raise ConfigError(f"data.sample_rate is {self.sample_rate}; give {RATES[0]} to "
                               f"{RATES[1]} Hz")
-        if self.seed < 0:
-            raise ConfigError(f"data.seed is {self.seed}; give a whole number of 0 or more")
         low, high = self.peak_decibels
         if not -60.0 <= low <= high <= 0.0:
             raise ConfigError(f"data.peak_decibels is {low}, {high}; give two rising numbers from "
                               "-60 to 0")
-        if self.source == "mixture" and not self.mixture:
-            raise ConfigError("data.mixture is empty; give each source a share, for example "
-                              "{speech: 0.7, music: 0.3}")
-        if {"mixture", "auto"} & set(self.mixture) or any(s <= 0 for s in self.mixture.values()):
-            raise ConfigError(f"data.mixture is {dict(self.mixture)}; give single sources, 'folder'"
-                              " or 'list' instead of 'auto', and shares above 0")
 
 
 def open_audio(config: AudioDataConfig, *, validation: bool = False) -> AudioSource:
@@ -108,29 +97,10 @@ def open_audio(config: AudioDataConfig, *, validation: bool = False) -> AudioSou
         source = open_audio(AudioDataConfig(source="mixed"))
         source.item(0).shape  # (1, 72000)
     """
-    name, path = _resolve(config)
+    name, path = SOUNDS.resolved(config, _kind_of)
     if validation:
         return _open_validation(config, name, path)
-    if name == "mixture":
-        parts = {part: _open_part(config, part, path) for part in config.mixture}
-        return MixedSource(parts, config.mixture, seed=config.seed, version=VERSION)
-    return _open_part(config, name, path)
-
-
-def _resolve(config: AudioDataConfig) -> tuple[str, str]:
-    """Return the source's name and its path ("" where it needs none); settles "auto"."""
-    name, path = config.source, config.path
-    stored = name in STORED or (name == "mixture" and bool(set(STORED) & set(config.mixture)))
-    if path is None:
-        if stored or name == "auto":
-            raise ConfigError(f"data source '{name}' has no place to read from; pass --data with a "
-                              f"folder, a list of files or one of {', '.join(KINDS)}")
-        return name, ""
-    if stored:
-        return name, path
-    if path == "procedural":
-        return "mixed", ""
-    return (path, "") if path in KINDS else (_kind_of(path), path)
+    return opened(config, name, lambda part: _open_part(config, part, path), version=VERSION)
 
 
 def _kind_of(path: str) -> str:
@@ -138,8 +108,7 @@ def _kind_of(path: str) -> str:
     if Path(path).is_dir():
         return "folder"
     if not Path(path).is_file():
-        raise ConfigError(f"'{path}' is neither a folder nor a list of files nor one of "
-                          f"{', '.join(KINDS)}{nearest(path, KINDS)}")
+        raise SOUNDS.not_a_place(path)
     if Path(path).suffix.lower() in SUFFIXES:
         raise ConfigError(f"'{path}' is a single sound; give its folder, or a text file with one "
                           "path per line")
@@ -151,7 +120,7 @@ def _paths(kind: str, path: str) -> list[Path]:
 
 
 def _open_part(config: AudioDataConfig, name: str, path: str) -> AudioSource:
-    if name in STORED:
+    if name in SOUNDS.stored:
         return SoundFiles(_paths(name, path), config)
     if config.segment * SYNTHETIC_RATE > LONGEST_SYNTHETIC * config.sample_rate:
         raise ConfigError(f"data.segment is {config.segment} samples at {config.sample_rate} Hz; "
@@ -164,10 +133,9 @@ def _open_validation(config: AudioDataConfig, name: str, path: str) -> AudioSour
         paths = _paths(_kind_of(config.validation_path), config.validation_path)
         return FileBeginnings(paths, config.segment, config.sample_rate)
     if name == "mixture":
-        largest = max(config.mixture, key=lambda part: config.mixture[part])
-        return _open_validation(config, largest, path)
-    if name in STORED:
+        return _open_validation(config, largest_part(config.mixture), path)
+    if name in SOUNDS.stored:
         return FileBeginnings(_paths(name, path), config.segment, config.sample_rate)
     if name in ("speech", "mixed"):
         return HeldOutSpeech(config.segment, config.sample_rate)
-    return UnheardSound(name, config.segment, config.sample_rate, config.seed + _VALIDATION_SEED)
+    return UnheardSound(name, config.segment, config.sample_rate, config.seed + VALIDATION_SEED)

@@ -7,11 +7,12 @@ audio and music. A row of ours with these columns stands beside theirs.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from eval.taxonomy import Taxonomy
 from tok_core.errors import ConfigError, nearest
 
 GROUND_TRUTH = "Ground truth"
@@ -47,12 +48,14 @@ class PublishedRow:
         tokenizer: as DATES abbreviates it: model, domains trained on (S, M, A), kHz.
         values: numbers by `Column.key`; a key without a published number is missing.
         protocol: name of the protocol they belong to. source: where they stand.
+        taxonomy: what kind of tokenizer it is; None for ground truth.
     """
 
     tokenizer: str
     values: Mapping[str, float]
     protocol: str
     source: str
+    taxonomy: Taxonomy | None = None
 
     @property
     def is_ground_truth(self) -> bool:
@@ -98,21 +101,22 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
 }  # fmt: skip
 
 
-def published_rows(table: str = "speech") -> tuple[PublishedRow, ...]:
+def published_rows(table: str = "speech", *, where: Sequence[str] = ()) -> tuple[PublishedRow, ...]:
     """Return the rows of a DATES table in their order, ground truth first.
 
     Args:
         table: ``speech`` or ``audio_music``.
+        where: what the tokenizers must be, each ``axis=word`` of `Taxonomy`; ground truth stays.
 
     Raises:
-        ConfigError: another table.
+        ConfigError: another table, an unknown axis or word, or no such tokenizer.
 
     Example:
         >>> published_rows()[0].values["PESQ"]
         4.64
     """
-    plain = _read(table)
-    return tuple(
+    plain, kinds = _read(table), _file("taxonomy")["tokenizers"]
+    rows = tuple(
         PublishedRow(
             tokenizer=row["tokenizer"], protocol=plain["protocol"],
             source=f"{plain['title']}; {plain['source']}",
@@ -120,9 +124,14 @@ def published_rows(table: str = "speech") -> tuple[PublishedRow, ...]:
                 key: value for key, value in row.items()
                 if key != "tokenizer" and value is not None
             },
+            taxonomy=Taxonomy(**kinds[name]) if (name := row["tokenizer"]) in kinds else None,
         )
         for row in plain["rows"]
     )  # fmt: skip
+    kept = tuple(row for row in rows if row.taxonomy is None or row.taxonomy.matches(*where))
+    if all(row.is_ground_truth for row in kept):
+        raise ConfigError(f"no tokenizer of DATES table '{table}' has {' and '.join(where)}.")
+    return kept
 
 
 def known_problems(table: str = "speech") -> tuple[str, ...]:
@@ -136,5 +145,9 @@ def _read(table: str) -> Any:
             f"DATES table '{table}' is unknown; legal are {', '.join(TABLES)}"
             f"{nearest(table, TABLES)}"
         )
-    path = files(_PACKAGE).joinpath("published", f"dates_{table}.json")
+    return _file(table)
+
+
+def _file(name: str) -> Any:
+    path = files(_PACKAGE).joinpath("published", f"dates_{name}.json")
     return json.loads(path.read_text(encoding="utf-8"))

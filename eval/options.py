@@ -12,6 +12,7 @@ import typer
 SEVERAL = (
     "--tokenizer", "-t", "--metrics", "-m", "--budgets", "-b", "--qualities", "--bitrates",
     "--allow", "--columns", "--alphas", "--deltas", "--samples-of", "-s", "--stream",
+    "--where",
 )  # fmt: skip
 
 

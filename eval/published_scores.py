@@ -6,6 +6,8 @@ and `eval.compare` names the fields in which they differ from ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from eval.dates_table import COLUMNS, Column, PublishedRow, known_problems, published_rows
 from eval.protocol import protocol_named
 from eval.score import GROUND_TRUTH, Score, ScoreFile
@@ -16,14 +18,15 @@ _RATES = ("kbps/nominal", "token_rate")
 _ROW = ("tokenizer", "codebooks")  # what a row is, not how it scores
 
 
-def published_scores(name: str) -> ScoreFile:
+def published_scores(name: str, *, where: Sequence[str] = ()) -> ScoreFile:
     """Return a published table as scores under the protocol of that name.
 
     Args:
         name: ``dates-speech``, the reconstruction of speech by DATES (arXiv 2506.10274).
+        where: of which kinds of tokenizer, each ``axis=word`` of `eval.taxonomy`.
 
     Raises:
-        ConfigError: no such table.
+        ConfigError: no such table, or none of its tokenizers is of these kinds.
 
     Example:
         >>> len(published_scores("dates-speech").scores) > 100
@@ -34,7 +37,7 @@ def published_scores(name: str) -> ScoreFile:
             f"published table '{name}' is unknown; legal are {', '.join(PUBLISHED)}"
             f"{nearest(name, PUBLISHED)}"
         )
-    rows = published_rows("speech")
+    rows = published_rows("speech", where=where)
     columns = [one for one in COLUMNS["speech"] if one.metric and one.key not in _ROW]
     scores = [
         _score(row, column) for row in rows for column in columns if column.key in row.values

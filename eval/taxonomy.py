@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tok_core.errors import ConfigError, nearest
 
@@ -20,12 +18,13 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "auxiliary": ("Dis", "SD", "SST"),
     "training": ("joint", "post-training"),
     "domains": ("speech", "music", "audio"),
+    "streamable": ("yes", "no"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taxonomy:
-    """One tokenizer on the axes of DATES.
+    """One tokenizer on the axes of DATES; None or nothing where its source does not say.
 
     Args:
         encoder, decoder: ``CNN``, ``RNN``, ``T`` (transformer), or a sum of them.
@@ -36,7 +35,7 @@ class Taxonomy:
         objectives: GAN, Feat (feature matching), Rec, VQ, Diff, MP (masked prediction).
         auxiliary: Dis (disentanglement), SD (semantic distillation), SST (supervised semantic).
         training: ``joint``, end to end, or ``post-training``.
-        domains: trained on; ``audio`` is general audio. streamable: whether it needs no future.
+        domains: trained on; ``audio`` is general audio. streamable: ``yes`` needs no future.
 
     Raises:
         ConfigError: a word that is not legal on its axis.
@@ -44,56 +43,57 @@ class Taxonomy:
     Source: the taxonomy of DATES, arXiv 2506.10274.
 
     Example:
-        >>> WAVTOKENIZER.matches(quantization="SVQ", domains="music")
+        >>> Taxonomy(quantization="SVQ", domains=("speech",)).matches("domains=speech")
         True
     """
 
-    encoder: str
-    decoder: str
-    quantization: str
-    objectives: tuple[str, ...]
-    domains: tuple[str, ...]
-    representation: str = "T"
-    bitrate: str = "fixed"
+    encoder: str | None = None
+    decoder: str | None = None
+    representation: str | None = None
+    quantization: str | None = None
+    bitrate: str | None = None
+    objectives: tuple[str, ...] = ()
     auxiliary: tuple[str, ...] = ()
-    training: str = "joint"
-    streamable: bool = False
+    training: str | None = None
+    domains: tuple[str, ...] = ()
+    streamable: str | None = None
 
     def __post_init__(self) -> None:
-        for axis, legal in AXES.items():
+        for axis in AXES:
             value = getattr(self, axis)
-            if not isinstance(value, str):  # JSON has lists
+            if isinstance(value, list):  # as JSON has them
                 object.__setattr__(self, axis, tuple(value))
-            for word in (value,) if isinstance(value, str) else value:
-                if word not in legal:
-                    raise ConfigError(
-                        f"{axis} '{word}' is unknown; legal are {', '.join(legal)}"
-                        f"{nearest(str(word), legal)}"
-                    )
+            for word in self.words(axis):
+                _check(axis, word)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain JSON values."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+    def words(self, axis: str) -> tuple[str, ...]:
+        """Return the words of an axis: none, one or several."""
+        value = getattr(self, axis)
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str) else value
 
-    def matches(self, **wanted: Any) -> bool:
-        """Tell whether every named field is, or holds, the wanted word."""
-        fields = {field.name for field in dataclasses.fields(self)}
-        for axis, word in wanted.items():
-            if axis not in fields:
+    def matches(self, *wanted: str) -> bool:
+        """Tell whether it has every word that is wanted, each written ``axis=word``.
+
+        Raises:
+            ConfigError: an axis or a word that there is not.
+        """
+        for text in wanted:
+            axis, _, word = text.partition("=")
+            if axis not in AXES:
                 raise ConfigError(
-                    f"axis '{axis}' is unknown{nearest(axis, fields)}; legal are "
-                    f"{', '.join(sorted(fields))}"
+                    f"'{text}' names no axis{nearest(axis, AXES)}; write AXIS=WORD with one of "
+                    f"{', '.join(AXES)}"
                 )
-            value = getattr(self, axis)
-            if not (word in value if isinstance(value, tuple) else word == value):
-                return False
-        return True
+            _check(axis, word)
+        pairs = [text.split("=", 1) for text in wanted]
+        return all(word in self.words(axis) for axis, word in pairs)
 
 
-WAVTOKENIZER = Taxonomy(
-    encoder="CNN+T", decoder="CNN+T", quantization="SVQ", objectives=("GAN", "Feat", "Rec", "VQ"),
-    domains=("speech", "music", "audio"),
-)  # fmt: skip
+def _check(axis: str, word: str) -> None:
+    if word not in AXES[axis]:
+        raise ConfigError(
+            f"{axis} '{word}' is unknown; legal are {', '.join(AXES[axis])}"
+            f"{nearest(str(word), AXES[axis])}"
+        )

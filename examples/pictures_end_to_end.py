@@ -11,23 +11,20 @@ cores: an estimate, half the CPU seconds of a run of a 25th of everything, times
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from end_to_end_steps import asked_for, step, steps, tessera_command
 from paint_pictures import folder_of, paint
 from PIL import Image
 
 import generators.post_train
 import generators.train
-import tessera.cli
 import vision_tok.train
-from assets import asset_path
 from eval.labelled_pictures import RECOGNISED, class_scores, real_pictures, seen
 from eval.procedural_distance import NAME
 from generators.pipelines import TokenImagePipeline
@@ -47,13 +44,7 @@ SMALL = {"pictures": 48, "tokenizer": 6, "generator": 6, "pairs": 16, "decoder":
 
 def main() -> None:
     """Do every step that is not done yet."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("work", type=Path, nargs="?", default=Path("pictures_end_to_end"))
-    parser.add_argument("--small", action="store_true", help="a try of every step")
-    options = parser.parse_args()
-    work, sizes = options.work / ("small" if options.small else "full"), FULL
-    if options.small:
-        sizes = SMALL
+    work, sizes = asked_for((__doc__ or "").splitlines()[0], "pictures_end_to_end", FULL, SMALL)
     data, tokens = work / "pictures", work / "tokens"
     tokenizer, generator, better = (
         work / name / "model" for name in ("tokenizer", "generator", "post_trained")
@@ -116,40 +107,6 @@ def paint_folder(folder: Path, count: int) -> None:
     if sum(1 for _ in folder.rglob("*.png")) < count:
         paint(folder, SIDE, 7, range(count))  # seed 7: the scores' real pictures are others
     print(f"{count} pictures of {len(CLASS_NAMES)} classes are in {folder}")
-
-
-def steps(sizes: Mapping[str, int], part: str, batch: int) -> dict[str, Any]:
-    """Return how long to train and how often to save; a stop costs a tenth of it."""
-    count = sizes[part]
-    return {
-        "train.steps": count, "train.batch_size": batch, "schedule.warmup": sizes["warmup"],
-        "log.save_every": max(1, count // 10), "log.validate_every": max(1, count // 2),
-        "log.pictures_every": 0, "log.keep_last": 1, "log.tracker": "none",
-        "train.ema_decay": 0.99,
-    }  # fmt: skip
-
-
-def step(
-    program: str, main: Callable[[Sequence[str]], int], out: Path, recipe: str,
-    settings: Mapping[str, Any],
-) -> None:  # fmt: skip
-    """Run one training program, from its newest checkpoint where there is one."""
-    words = ["--config", str(asset_path(f"configs/{recipe}.yaml")), "--out", str(out), "--resume"]
-    for key, value in settings.items():
-        words += ["--set", f"{key}={value if isinstance(value, Path) else json.dumps(value)}"]
-    ran(f"python -m {program}", main, words)
-
-
-def tessera_command(*words: Any) -> None:
-    """Run one verb of the command line."""
-    ran("tessera", tessera.cli.run, [str(word) for word in words])
-
-
-def ran(program: str, main: Callable[[Sequence[str]], int], words: Sequence[str]) -> None:
-    """Print a command, run it in this process, and stop where it fails."""
-    print(f"$ {program} {shlex.join(words)}".replace(" --set ", " \\\n    --set "), flush=True)
-    if code := main(words):
-        raise SystemExit(f"stopped ({code}); the same command goes on from here")
 
 
 def kept(file: Path, tokenizer: Path, generator: Path, count: int) -> dict[str, float]:

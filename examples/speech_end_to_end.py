@@ -12,14 +12,13 @@ measurement.  So short a training makes rough speech; expect babble of the gener
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pictures_end_to_end import step, steps, tessera_command
+from end_to_end_steps import asked_for, step, steps, tessera_command
 
 import audio_tok.train
 import generators.post_train
@@ -50,13 +49,7 @@ LOSSES: dict[str, Any] = {
 
 def main() -> None:
     """Do every step that is not done yet."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("work", type=Path, nargs="?", default=Path("speech_end_to_end"))
-    parser.add_argument("--small", action="store_true", help="a try of every step")
-    options = parser.parse_args()
-    work, sizes = options.work / ("small" if options.small else "full"), FULL
-    if options.small:
-        sizes = SMALL
+    work, sizes = asked_for((__doc__ or "").splitlines()[0], "speech_end_to_end", FULL, SMALL)
     data, tokens = work / "sounds", work / "tokens"
     codec, generator, better = (
         work / name / "model" for name in ("codec", "generator", "post_trained")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,8 @@ from generators.contract import UNCONDITIONAL, Condition
 from generators.guidance import Guidance, guided
 from generators.mask_schedule import least_sure, masked_after
 from generators.maskgit import MaskGIT
-from generators.sampling import Choose, Watch, check_guidance, kept_codes, uniform_numbers
+from generators.sampling import check_guidance, counted, kept_codes, uniform_numbers
+from generators.seeded_draw import Choose, Watch
 from generators.token_bridge import TokenBridge
 from generators.token_bridge_run import TokenBridgeRun
 from generators.token_filter import TokenFilter, inverse_draw
@@ -63,9 +63,8 @@ def sample_masked(
 
     Args:
         generator: in eval mode.
-        condition: of every sample; see `Condition`.
-        seeds: one whole number per sample; the same seed, condition and settings give the same
-            codes in any batch (to rounding of the logits).
+        condition, seeds, given, keep, progress: as `generators.sampling.sample`. Given codes
+            take their places when these are revealed, in the order that there is without them.
         steps: T; more than N positions are of no use. None is 16 for MaskGIT, 64 for TokenBridge,
             which gains from up to N.
         guidance: None is none. Half of a step's work is saved where its scale is 1. TokenBridge's
@@ -75,13 +74,9 @@ def sample_masked(
         annealing: divide MaskGIT's logits by a heat that falls from 1.3 to 0.5.
         orders: int64 (B, N), in which TokenBridge reveals positions, the last entry first; None
             draws them from the seeds.
-        given: int64 (B, *axes) codes of which ``keep``, bool alike or (B, N), replace drawn ones
-            when their position is revealed: teacher-forced resampling. The order in which
-            positions are revealed stays that of what was drawn.
         choose: draws codes in place of the seeds' numbers. watch: sees guided logits (B, n, K).
             Both are told the positions, (N,) for MaskGIT, (B, n) for TokenBridge.
         follow: sees what is revealed at the start of each step.
-        progress: wraps the steps, such as a progress bar.
 
     Returns:
         int64 (B, *axes of ``generator.spec``).
@@ -92,32 +87,30 @@ def sample_masked(
 
     Example:
         >>> from generators.masked_presets import PRESETS
-        >>> labels = Condition(labels=torch.tensor([3, 3]))
-        >>> codes = sample_masked(generator, labels, seeds=[0, 1], **PRESETS["titok_l32"])
+        >>> codes = sample_masked(generator, condition, seeds=[0, 1], **PRESETS["titok_l32"])
         ... # doctest: +SKIP
     """
-    guidance, token_filter = guidance or Guidance(), token_filter or TokenFilter()
-    check_guidance(guidance, condition)
     with torch.inference_mode():
         run = _begun(
-            generator, condition, seeds, steps=steps, guidance=guidance, token_filter=token_filter,
-            annealing=annealing, orders=orders,
+            generator, condition, seeds, guidance or Guidance(), token_filter or TokenFilter(),
+            steps=steps, annealing=annealing, orders=orders,
         )  # fmt: skip
-        kept = kept_codes(generator, given, keep, run.codes)
-        numbers: Iterable[int] = range(run.steps)
-        for step in numbers if progress is None else progress(numbers):
+        given, keep = kept_codes(generator, given, keep, run.codes)
+        for step in counted(run.steps, progress):
             if follow is not None:
                 follow(run.codes, run.masked)
-            run.step(step, choose, watch, kept.get("given"), kept.get("keep"))
+            run.step(step, choose, watch, given, keep)
     # A copy made out here may take part in training.
     return generator.spec.from_sequence(run.codes.clone(), generator.sizes)
 
 
 def _begun(
-    generator: MaskGIT | TokenBridge, condition: Condition, seeds: Sequence[int], *,
-    steps: int | None, annealing: bool, orders: Tensor | None, **settings: Any,
+    generator: MaskGIT | TokenBridge, condition: Condition, seeds: Sequence[int],
+    guidance: Guidance, token_filter: TokenFilter, *, steps: int | None, annealing: bool,
+    orders: Tensor | None,
 ) -> _Run | TokenBridgeRun:  # fmt: skip
     """Return the run of a generator's kind, or refuse what does not go with it."""
+    check_guidance(guidance, condition)
     if not isinstance(generator, tuple(MASKED_STEPS)):
         raise ConfigError(
             f"a {type(generator).__name__} came in but only MaskGIT and TokenBridge fill in masks; "
@@ -133,8 +126,14 @@ def _begun(
     if orders is not None and not bridge:
         raise ConfigError("orders are TokenBridge's; MaskGIT reveals what it is surest of.")
     if isinstance(generator, TokenBridge):
-        return TokenBridgeRun(generator, condition, seeds, steps=steps, orders=orders, **settings)
-    return _Run(generator, condition, seeds, steps=steps, annealing=annealing, **settings)
+        return TokenBridgeRun(
+            generator, condition, seeds, steps=steps, guidance=guidance, token_filter=token_filter,
+            orders=orders,
+        )  # fmt: skip
+    return _Run(
+        generator, condition, seeds, steps=steps, guidance=guidance, token_filter=token_filter,
+        annealing=annealing,
+    )  # fmt: skip
 
 
 class _Run:

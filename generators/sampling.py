@@ -10,8 +10,9 @@ positions, F factors, V vocabulary, n places of a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,35 +69,52 @@ def sample(
     """
     guidance, token_filter = guidance or Guidance(), token_filter or TokenFilter()
     check_guidance(guidance, condition)
-    spec, axes = generator.spec, generator.sizes
-    shape = spec.to_sequence(torch.zeros(1, *axes, dtype=torch.int64)).shape[1:]
-    codes = torch.zeros(len(seeds), *shape, dtype=torch.int64, device=generator.device)
-    uniform = uniform_numbers(seeds, tuple(shape)).to(codes.device)
-    kept = kept_codes(generator, given, keep, codes)
+    codes = _blank(generator, len(seeds))
+    given, keep = kept_codes(generator, given, keep, codes)
+    draw = partial(
+        SeededDraw, uniform_numbers(seeds, tuple(codes.shape[1:])).to(codes.device), guidance,
+        token_filter, given=given, keep=keep, choose=choose, watch=watch,
+    )  # fmt: skip
     capture = choose is None and watch is None and can_capture(generator)
-    if static is None:
-        static = generator.static_steps and (capture or is_compiled(generator))
-
-    def draw(steps: int) -> SeededDraw:
-        return SeededDraw(
-            uniform, guidance, token_filter, steps=steps, choose=choose, watch=watch, **kept
-        )
-
-    with torch.inference_mode(), ExitStack() as stack:
-        run: StaticSteps | CountedSteps
-        if static:
-            run = stack.enter_context(kept_steps(
-                generator, condition, draw, codes, guided=guidance.active, capture=capture,
-                decided_by=(token_filter, keep is None),
-            ))  # fmt: skip
-        else:
-            session = generator.session(condition, batch=len(seeds), guided=guidance.active)
-            run = CountedSteps(session, draw(session.steps), codes)
-        steps: Iterable[int] = range(run.steps)
-        for step in steps if progress is None else progress(steps):
+    with torch.inference_mode(), _steps(
+        generator, condition, draw, codes, static=static, guided=guidance.active, capture=capture,
+        decided_by=(token_filter, keep is None),
+    ) as run:  # fmt: skip
+        for step in counted(run.steps, progress):
             run(step)
         codes.copy_(run.codes)
-    return spec.from_sequence(codes, axes)
+    return generator.spec.from_sequence(codes, generator.sizes)
+
+
+def counted(
+    steps: int, progress: Callable[[Iterable[int]], Iterable[int]] | None
+) -> Iterable[int]:
+    """Return the numbers of the steps, as ``progress`` passes them on."""
+    return range(steps) if progress is None else progress(range(steps))
+
+
+def _blank(generator: Generator, batch: int) -> Tensor:
+    """Return codes (B, L, F) to fill in; made outside inference mode, they may train a model."""
+    shape = generator.spec.to_sequence(torch.zeros(1, *generator.sizes, dtype=torch.int64)).shape
+    return torch.zeros(batch, *shape[1:], dtype=torch.int64, device=generator.device)
+
+
+@contextmanager
+def _steps(
+    generator: Generator, condition: Condition, draw: Callable[..., SeededDraw], codes: Tensor, *,
+    static: bool | None, guided: bool, capture: bool, decided_by: Hashable,
+) -> Iterator[StaticSteps | CountedSteps]:  # fmt: skip
+    """Give the steps of a generation, of fixed shapes where these are wanted or pay."""
+    if static is None:
+        static = generator.static_steps and (capture or is_compiled(generator))
+    if static:
+        with kept_steps(
+            generator, condition, draw, codes, guided=guided, capture=capture, decided_by=decided_by
+        ) as steps:
+            yield steps
+    else:
+        session = generator.session(condition, batch=len(codes), guided=guided)
+        yield CountedSteps(session, draw(steps=session.steps), codes)
 
 
 class CountedSteps:
@@ -133,12 +151,12 @@ def uniform_numbers(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
 
 def kept_codes(
     generator: Generator, given: Tensor | None, keep: Tensor | None, codes: Tensor
-) -> dict[str, Tensor]:
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Return given codes and what is kept of them in sequence order, (B, L, F) both."""
     if (given is None) != (keep is None):
         raise TokenError("given and keep belong together; pass both, or neither.")
     if given is None or keep is None:
-        return {}
+        return None, None
     spec = generator.spec
     spec.check(given)
     wanted = spec.to_sequence(given)
@@ -155,4 +173,4 @@ def kept_codes(
             f"codes to keep are for {tuple(wanted.shape[:2])} positions, the generator draws "
             f"{tuple(codes.shape[:2])}; give one row per seed."
         )
-    return {"given": wanted.to(codes.device), "keep": mask.expand_as(wanted).to(codes.device)}
+    return wanted.to(codes.device), mask.expand_as(wanted).to(codes.device)

@@ -116,14 +116,14 @@ class _Kept:
 
 @contextmanager
 def kept_steps(
-    generator: Generator, condition: Condition, draw: Callable[[int], SeededDraw], codes: Tensor,
+    generator: Generator, condition: Condition, draw: Callable[..., SeededDraw], codes: Tensor,
     *, guided: bool, capture: bool, decided_by: Hashable,
 ) -> Iterator[StaticSteps]:  # fmt: skip
     """Give steps for a generation, those that the generator keeps if they are of this kind.
 
     Args:
         generator, condition: see there. guided: run null rows, too.
-        draw: from a number of steps. decided_by: what of it must be equal for captured steps.
+        draw: from a number of ``steps``. decided_by: what of it must be equal for captured steps.
         codes: int64 (B, L, F), of the shape wanted. capture: whether to use CUDA graphs.
 
     Raises:
@@ -138,11 +138,11 @@ def kept_steps(
     # Taken out while in use, so that another thread makes its own.
     steps, kept.steps = (kept.steps if capture and kept.kind == kind else None), None
     if steps is not None:
-        steps.begin(condition, draw(steps.steps))
+        steps.begin(condition, draw(steps=steps.steps))
     else:
         session = generator.static_session(condition, batch=len(codes), guided=guided)
         steps = StaticSteps(
-            session, draw(session.steps).in_own_memory(), codes.clone(), capture=capture
+            session, draw(steps=session.steps).in_own_memory(), codes.clone(), capture=capture
         )
     yield steps
     if capture:

@@ -20,7 +20,8 @@ from generators.contract import Condition
 from generators.guidance import Guidance, guided
 from generators.mask_schedule import cosine_masked_after
 from generators.random_order import check_orders
-from generators.sampling import Choose, Watch, uniform_numbers
+from generators.sampling import uniform_numbers
+from generators.seeded_draw import Choose, Watch
 from generators.token_bridge import TokenBridge
 from generators.token_filter import TokenFilter, inverse_draw
 

@@ -8,11 +8,10 @@ Letters: B batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +19,8 @@ from torch import Tensor
 from generators.caption_condition import padded_left
 from generators.contract import fixed_spec
 from tok_core.errors import ConfigError, MediaError
+from tok_core.mixed_source import LabelledSource
+from tok_core.position_hash import position_hash
 from tok_core.token_spec import TokenSpec
 from tok_core.training.data_order import ATTEMPTS, endless_index
 
@@ -46,20 +47,6 @@ class SignalSample(NamedTuple):
 
     signal: Tensor
     label: Tensor
-
-
-class LabelledSource(Protocol):
-    """A source of signals with labels, such as `vision_tok.image_data.open_images` gives."""
-
-    @property
-    def length(self) -> int | None:
-        """Number of items, None where it is endless."""
-
-    def item(self, index: int) -> Tensor:
-        """Return one signal."""
-
-    def label(self, index: int) -> int | None:
-        """Return its class, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +201,7 @@ class ShardSource:
 
     def _draw_short(self, position: int) -> bool:
         """Return whether one access takes the short caption: a pure function, as of the view."""
-        text = f"short caption,{self.seed},{position}".encode()
-        digest = hashlib.blake2b(text, digest_size=8).digest()
-        return int.from_bytes(digest, "little") < self.short_captions * 2**64
+        return position_hash("short caption", self.seed, position) < self.short_captions * 2**64
 
     def _caption(self, index: int, *, short: bool = False) -> Tensor:
         found = self.shards.caption(index, short=True) if short else None

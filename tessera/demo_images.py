@@ -88,17 +88,12 @@ def image_demo(
         >>> image_demo(Path("out"), budgets=[16, 64]).rows[0]["psnr"]  # doctest: +SKIP
         19.1
     """
-    from tessera import files
     from tessera.demo_pictures import draw_grid, draw_plot
     from tessera.models import DEFAULT_MODEL, load_tokenizer
 
     tokenizer = load_tokenizer(model, device=device)
     options = {"policy": policy, "batch_size": batch_size, "keep_original": True}
-    if pictures:
-        readable = open_codec(tokenizer, **options).readable
-        sources = [item.path for item in files.find(pictures, readable)]
-    else:
-        sources = held_out_photographs()
+    sources = _sources(tokenizer, pictures, options)
     counts = _budgets(tokenizer, budgets)
     warm_up(tokenizer, batch_size)
     for folder in ("tokens", "pictures"):
@@ -120,6 +115,17 @@ def image_demo(
         "classic_curves": curves,
     }  # fmt: skip
     return Section("images", rows, facts, made)
+
+
+def _sources(
+    tokenizer: Tokenizer, pictures: Sequence[str] | None, options: dict[str, Any]
+) -> list[Path]:
+    from tessera import files
+
+    if not pictures:
+        return held_out_photographs()
+    readable = open_codec(tokenizer, **options).readable
+    return [item.path for item in files.find(pictures, readable)]
 
 
 def _budgets(tokenizer: Tokenizer, wanted: Sequence[int] | None) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,6 +69,9 @@ ChannelsOption = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", "-b", min=1, help="Network inputs per call.")
+]
+ModelFolder = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="New model folder.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what exists.")]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from tok_core.codebook import Codebook
@@ -77,6 +78,19 @@ class Autoencoder(Model):
             for name, p in self.named_parameters()
             if name.startswith(self.code_prefixes)
         )
+
+    def code_gradients(self) -> torch.set_grad_enabled:
+        """Return the context, for a ``with`` line alone, in which `forward` runs its encoder.
+
+        Without gradients where nothing that decides codes trains: the encoder then also runs its
+        fast forms.
+        """
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.codes_are_frozen)
+
+    def code_losses(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of what decides codes, 0 where none of it trains."""
+        still = self.codes_are_frozen
+        return {name: 0.0 * loss if still else loss for name, loss in losses.items()}
 
     def latents(self, x: Tensor) -> Tensor:
         """Map the signal to latents before quantization."""

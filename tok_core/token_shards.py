@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tok_core.caption_features import MOST_BYTES, SHORT_SUFFIX, SUFFIX, read_features
 from tok_core.errors import MediaError, TokenError
+from tok_core.position_hash import position_hash
 from tok_core.shard_index import ShardIndex, ShardRecord, read_index
 from tok_core.shard_members import BLOCK
 from tok_core.token_file import TokenFile, loads
@@ -216,8 +217,7 @@ class TokenShards:
         Args:
             seed: of the training run. position: counts every sample that the run has seen.
         """
-        digest = hashlib.blake2b(f"view,{seed},{position}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") % len(self.views)
+        return position_hash("view", seed, position) % len(self.views)
 
     def name(self, index: int) -> str:
         """Return "folder/shard.tar/key.tok" of a sample for reports, as far as it can be read."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tok_core.errors import ConfigError, nearest
-from tok_core.mixed_source import MixedSource
+from tok_core.data_config import VALIDATION_SEED, DataSources, largest_part, opened
+from tok_core.errors import ConfigError
 from tok_core.procedural_images import KINDS, ProceduralClasses, ProceduralImages
 from vision_tok.image_folder import has_pictures
 from vision_tok.image_shards import find_shards
@@ -27,10 +27,11 @@ from vision_tok.image_sources import (
 )
 from vision_tok.image_validation_data import CentreCrops, HeldOutTiles
 
-STORED: tuple[str, ...] = ("folder", "shards")
-WITHOUT_FILES: tuple[str, ...] = ("photographs", "classes", *KINDS)
-SOURCES: tuple[str, ...] = (*STORED, *WITHOUT_FILES, "mixture")
-_VALIDATION_SEED = 1 << 32  # added to the seed, so that validation shows unseen procedural items
+PICTURES = DataSources(
+    stored=("folder", "shards"), places=("a folder", "tar shards"),
+    without_files=("photographs", "classes", *KINDS), procedural="natural",
+    example="{photographs: 0.7, natural: 0.3}",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +77,9 @@ class ImageDataConfig:
     mixture: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        legal = ("auto", *SOURCES)
-        for name in (self.source, *self.mixture):
-            if name not in legal:
-                raise ConfigError(f"there is no data source '{name}'; choose one of "
-                                  f"{', '.join(legal)}{nearest(name, legal)}")
+        PICTURES.check(self)
         if not 8 <= self.size <= 2048:
             raise ConfigError(f"data.size is {self.size}; give a side of 8 to 2048 pixels")
-        if self.seed < 0:
-            raise ConfigError(f"data.seed is {self.seed}; give a whole number of 0 or more")
         if not 0.0 <= self.colour_jitter <= 1.0:
             raise ConfigError(f"data.colour_jitter is {self.colour_jitter}; give 0 to 1")
         low, high = self.crop_scale
@@ -102,12 +97,6 @@ class ImageDataConfig:
         if self.crop_fraction and self.native_scale:
             raise ConfigError("data.crop_fraction and data.native_scale are both given; leave one "
                               "of the two out")
-        if self.source == "mixture" and not self.mixture:
-            raise ConfigError("data.mixture is empty; give each source a share, for example "
-                              "{photographs: 0.7, natural: 0.3}")
-        if {"mixture", "auto"} & set(self.mixture) or any(s <= 0 for s in self.mixture.values()):
-            raise ConfigError(f"data.mixture is {dict(self.mixture)}; give single sources, 'folder'"
-                              " or 'shards' instead of 'auto', and shares above 0")
 
 
 def open_images(config: ImageDataConfig, *, validation: bool = False) -> ImageSource:
@@ -127,29 +116,10 @@ def open_images(config: ImageDataConfig, *, validation: bool = False) -> ImageSo
         source = open_images(ImageDataConfig(source="natural", size=64))
         source.item(0).shape  # (3, 64, 64)
     """
-    name, path = _resolve(config)
+    name, path = PICTURES.resolved(config, _kind_of)
     if validation:
         return _open_validation(config, name, path)
-    if name == "mixture":
-        parts = {part: _open_part(config, part, path) for part in config.mixture}
-        return MixedSource(parts, config.mixture, seed=config.seed, version=VERSION)
-    return _open_part(config, name, path)
-
-
-def _resolve(config: ImageDataConfig) -> tuple[str, str]:
-    """Return the source's name and its path ("" where it needs none); settles "auto"."""
-    name, path = config.source, config.path
-    stored = name in STORED or (name == "mixture" and bool(set(STORED) & set(config.mixture)))
-    if path is None:
-        if stored or name == "auto":
-            raise ConfigError(f"data source '{name}' has no place to read from; pass --data with a "
-                              f"folder, tar shards or one of {', '.join(WITHOUT_FILES)}")
-        return name, ""
-    if stored:
-        return name, path
-    if path == "procedural":
-        return "natural", ""
-    return (path, "") if path in WITHOUT_FILES else (_kind_of(path), path)
+    return opened(config, name, lambda part: _open_part(config, part, path), version=VERSION)
 
 
 def _kind_of(path: str) -> str:
@@ -158,14 +128,13 @@ def _kind_of(path: str) -> str:
         return "shards" if not has_pictures(path) and find_shards(path) else "folder"
     if find_shards(path):
         return "shards"
-    raise ConfigError(f"'{path}' is neither a folder nor tar shards nor one of "
-                      f"{', '.join(WITHOUT_FILES)}{nearest(path, WITHOUT_FILES)}")
+    raise PICTURES.not_a_place(path)
 
 
 def _open_part(config: ImageDataConfig, name: str, path: str) -> ImageSource:
     if name == "photographs":
         return Photographs(config)
-    if name in STORED:
+    if name in PICTURES.stored:
         return PictureFiles(open_files(name, path), config)
     return _procedural(name, config.size, config.seed)
 
@@ -180,11 +149,10 @@ def _open_validation(config: ImageDataConfig, name: str, path: str) -> ImageSour
     if config.validation_path is not None:
         kind = _kind_of(config.validation_path)
         return CentreCrops(open_files(kind, config.validation_path), config.size)
-    if name in STORED:
+    if name in PICTURES.stored:
         return CentreCrops(open_files(name, path), config.size)
     if name == "photographs" or (name == "mixture" and "photographs" in config.mixture):
         return HeldOutTiles(config.size)
     if name == "mixture":
-        largest = max(config.mixture, key=lambda part: config.mixture[part])
-        return _open_validation(config, largest, path)
-    return _procedural(name, config.size, config.seed + _VALIDATION_SEED)
+        return _open_validation(config, largest_part(config.mixture), path)
+    return _procedural(name, config.size, config.seed + VALIDATION_SEED)

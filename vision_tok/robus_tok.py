@@ -311,14 +311,12 @@ class RobusTok(OfficialSource, Tokenizer):
         if tokens is not None:
             z = self.embed(tokens)
         else:
-            frozen = self.codes_are_frozen
-            # Without gradients where none is needed: the encoder then also runs its fast forms.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            with self.code_gradients():
                 raw = self.latents(x)
             quantized = self.quantizer(self._branches(raw))
             z, found, features = decoder_latents(self, quantized, self.quantizer.lookup)
             tokens, statistics = Tokens(self._outer(quantized.codes)), self._named(found)
-            losses = {n: 0.0 * loss if frozen else loss for n, loss in quantized.losses.items()}
+            losses = self.code_losses(quantized.losses)
             if PERTURBED_CODES in features:
                 features[PERTURBED_CODES] = self._outer(features[PERTURBED_CODES])
             if teacher_feature is not None:

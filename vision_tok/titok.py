@@ -222,8 +222,7 @@ class TiTok(TiTokNetwork, Tokenizer):
             z, statistics, features = decoder_latents(self, quantized, self.quantizer.lookup)
             tokens = Tokens(quantized.codes)
             # Stage 2 trains the decoder alone; the official losses are 0 there.
-            weight = 0.0 if self.codes_are_frozen else 1.0
-            losses = {name: weight * loss for name, loss in quantized.losses.items()}
+            losses = self.code_losses(quantized.losses)
         else:
             z = self.quantizer.lookup(self.kept_codes(tokens)[0])
         out = self._output(z, tokens, losses, statistics, condition)

@@ -294,7 +294,7 @@ class TokenBridgeTokenizer(OfficialSource, DiffusersAutoencoder, DimensionWiseTo
         if tokens is not None:
             z = self.mixed_latents(x, tokens, kept)
         else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.codes_are_frozen):
+            with self.code_gradients():
                 raw = self.latents(x)
             quantized = self.quantized(raw)
             z, statistics, features = decoder_latents(self, quantized, self.values_of)

@@ -299,14 +299,12 @@ class TokenFlow(OfficialSource, Tokenizer):
         if tokens is not None:
             z = self.embed(tokens)
         else:
-            frozen = self.codes_are_frozen
-            # Without gradients where none is needed: the encoder then also runs its fast forms.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            with self.code_gradients():
                 streams = self.latent_streams(x)
             quantized = self.quantizer(streams, drop=self._dropped_scale())
             z, statistics, features = decoder_latents(self, quantized, self.quantizer.lookup)
             tokens = Tokens(quantized.codes)
-            losses = {n: 0.0 * loss if frozen else loss for n, loss in quantized.losses.items()}
+            losses = self.code_losses(quantized.losses)
         parts = self.quantizer.split(z)
         features[SEMANTIC_PREDICTION] = self.semantic_features(parts[SEMANTIC])
         if self.training:

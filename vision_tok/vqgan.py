@@ -272,14 +272,12 @@ class VQGAN(OfficialSource, Tokenizer):
         if tokens is not None:
             z = self.embed(tokens)
         else:
-            frozen = self.codes_are_frozen
-            # Without gradients where none is needed: the encoder then also runs its fast forms.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            with self.code_gradients():
                 raw = self.latents(x)
             quantized = self._quantize(raw)
             z, statistics, features = decoder_latents(self, quantized, self._lookup)
             tokens = Tokens(quantized.codes)
-            losses = {n: 0.0 * loss if frozen else loss for n, loss in quantized.losses.items()}
+            losses = self.code_losses(quantized.losses)
         picture = self._paint(z, None)[..., : x.shape[-2], : x.shape[-1]]
         if self.training:
             features[LAST_LAYER] = self.decoder.conv_out.weight

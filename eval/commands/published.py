@@ -11,6 +11,11 @@ from eval import options as o
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="dates-speech.", show_default=False)
 ]
+Where = Annotated[
+    list[str] | None,
+    o.several("Kinds of tokenizer, such as quantization=RVQ streamable=yes.",
+              "--where", metavar="AXIS=WORD...", default="all"),
+]  # fmt: skip
 Target = Annotated[
     str | None,
     typer.Option("--out", "-o", metavar="FILE.json", show_default="only the table",
@@ -20,6 +25,7 @@ Target = Annotated[
 
 def published(
     name: Name,
+    where: Where = None,
     out: Target = None,
     format: o.FormatOption = o.Format.rich,
     force: o.Force = False,
@@ -30,9 +36,10 @@ def published(
     """
     from eval import table
     from eval.published_scores import published_scores
+    from eval.registry import words
     from tok_core.command_line import say
 
-    file = published_scores(name)
+    file = published_scores(name, where=words(where or []))
     if format is o.Format.rich:
         table.print_table([file], columns="dates")
     else:

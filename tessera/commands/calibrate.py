@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +27,6 @@ Autoencoder = Annotated[
         "over either.",
     ),
 ]  # fmt: skip
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New model folder.")]
 Data = Annotated[
     str,
     typer.Option(
@@ -73,7 +71,7 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of the stored weigh
 
 def calibrate(
     model: Autoencoder,
-    output: Output,
+    output: o.ModelFolder,
     data: Data,
     count: Count = None,
     size: Size = None,
@@ -94,13 +92,12 @@ def calibrate(
     [bold]tessera calibrate kl16.ckpt -o models/kl16 --data photos/ --size 256[/bold]
     """
     from tessera import report
-    from tessera.commands.import_ import save_whole
+    from tessera.model_folder import check_new, save_whole
     from tok_core.calibration_batches import stored_in
     from tok_core.errors import ConfigError
     from tok_core.shipped_models import find_device, shipped_models
 
-    if output.exists() and not force:
-        raise ConfigError(f"'{output}' exists; nothing is overwritten without --force.")
+    check_new(output, force=force)
     place = str(shipped_models().get(model, model))
     sound = _is_codec(place)
     wrong = {"--size": size, "--patch-size": patch_size} if sound else {"--seconds": seconds}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tessera import options as o
+
+if TYPE_CHECKING:
+    from tessera.demo_images import Section
 
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for everything it makes.")
@@ -48,11 +51,8 @@ def demo(
     Writes token files, decoded pictures and sounds, a grid, a rate-distortion plot, spectrograms,
     generated pictures and results.json.
     """
-    import json as json_module
-
     from tessera import report
     from tessera.files import check_inputs, make_folder
-    from tok_core.atomic_write import write_bytes
     from tok_core.errors import TesseraError
 
     budgets = _budgets(tokens)
@@ -91,17 +91,27 @@ def demo(
             sections.append(demo_generated.generated_demo(output, device=device))
         else:
             report.say(reason)
+    _show(sections, results, as_json=json)
+    return 0
+
+
+def _show(sections: list[Section], results: Path, *, as_json: bool) -> None:
+    """Write results.json, and print the tables or the same document."""
+    import json
+
+    from tessera import report
+    from tok_core.atomic_write import write_bytes
+
     document = {section.title: section.facts for section in sections}
-    text = json_module.dumps(report.finite(document), indent=2) + "\n"
+    text = json.dumps(report.finite(document), indent=2) + "\n"
     write_bytes(results, text.encode(), force=True)
-    if json:
+    if as_json:
         report.print_json(document)
     for section in sections:
-        if not json:
+        if not as_json:
             report.print_table(section.title, section.rows, section.columns)
         for file in [*section.files, results]:
             report.say(f"wrote {file}")
-    return 0
 
 
 def _budgets(tokens: str | None) -> list[int] | None:

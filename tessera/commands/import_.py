@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tessera import options as o
-
-if TYPE_CHECKING:
-    from tok_core.model import Model
 
 
 class Family(StrEnum):
@@ -57,7 +54,6 @@ MARKS = {
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="The official file, folder or hub id.")
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New model folder.")]
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -80,7 +76,7 @@ FamilyOption = Annotated[
 
 def import_checkpoint(
     checkpoint: Checkpoint,
-    output: Output,
+    output: o.ModelFolder,
     config: Config = None,
     family: FamilyOption = None,
     json: o.Json = False,
@@ -95,10 +91,10 @@ def import_checkpoint(
     import importlib
 
     from tessera import report
-    from tok_core.errors import ConfigError, TesseraError
+    from tessera.model_folder import check_new, save_whole
+    from tok_core.errors import ConfigError
 
-    if output.exists() and not force:
-        raise TesseraError(f"'{output}' exists; nothing is overwritten without --force.")
+    check_new(output, force=force)
     if config is not None and not config.is_file():
         raise ConfigError(f"there is no config file '{config}'.")
     if family is None:
@@ -152,35 +148,3 @@ def guess_family(checkpoint: str) -> Family:
         if any(name.startswith(marks) for name in names):
             return family
     return Family.titok
-
-
-def save_whole(model: Model, output: Path) -> None:
-    """Save a model folder that appears whole or not at all, replacing an older one.
-
-    Raises:
-        TesseraError: the disk is full or cannot be written.
-    """
-    import os
-    import shutil
-
-    from safetensors import SafetensorError
-
-    from tok_core.atomic_write import write_error
-    from tok_core.errors import TesseraError
-
-    part = output.parent / f".{output.name}.{os.getpid()}.part"
-    try:
-        part.mkdir(parents=True)
-        model.save_pretrained(part)
-        if output.is_dir():
-            if not (output / "config.json").is_file() and any(output.iterdir()):
-                raise TesseraError(f"'{output}' is no model folder; it is not replaced.")
-            shutil.rmtree(output)
-        part.rename(output)
-    except OSError as error:
-        raise write_error(output, error) from None
-    except SafetensorError as error:
-        # safetensors wraps the system's error; its text carries the reason.
-        raise TesseraError(f"{output} cannot be written: {error}.") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -13,7 +13,7 @@ from eval.dates_table import (
 )
 from eval.protocol import PROTOCOLS
 from eval.registry import entries
-from eval.taxonomy import WAVTOKENIZER, Taxonomy
+from eval.taxonomy import Taxonomy
 from tok_core.errors import ConfigError
 
 ORDER = (
@@ -60,13 +60,26 @@ def test_published_speech_belongs_to_a_protocol() -> None:
 
 
 def test_taxonomy() -> None:
-    assert WAVTOKENIZER.matches(quantization="SVQ", domains="music", streamable=False)
-    assert not WAVTOKENIZER.matches(quantization="RVQ")
-    assert Taxonomy(**WAVTOKENIZER.to_dict()).matches(objectives="GAN")
+    kinds = {row.tokenizer: row.taxonomy for row in published_rows()}
+    ours = kinds["WT-SMA-24"]
+    assert ours is not None and ours.matches("quantization=SVQ", "domains=music", "streamable=no")
+    assert not ours.matches("quantization=RVQ") and not ours.matches("auxiliary=SD")
     with pytest.raises(ConfigError, match=r"quantization 'RVG'.*did you mean"):
-        Taxonomy(encoder="CNN", decoder="CNN", quantization="RVG", objectives=(), domains=())
+        Taxonomy(encoder="CNN", decoder="CNN", quantization="RVG")
+    with pytest.raises(ConfigError, match=r"quantization 'RVG'.*did you mean"):
+        ours.matches("quantization=RVG")
     with pytest.raises(ConfigError, match="did you mean 'domains'"):
-        WAVTOKENIZER.matches(domain="music")
+        ours.matches("domain=music")
+
+
+@pytest.mark.parametrize("table", sorted(COLUMNS))
+def test_every_published_tokenizer_is_classified_and_can_be_picked(table: str) -> None:
+    rows = published_rows(table)
+    assert all((row.taxonomy is None) == row.is_ground_truth for row in rows)
+    picked = published_rows(table, where=["quantization=SVQ", "domains=music"])
+    assert [row.tokenizer for row in picked] == ["Ground truth", "WT-SMA-24"]
+    with pytest.raises(ConfigError, match="has quantization=PQ"):
+        published_rows(table, where=["quantization=PQ"])
 
 
 @pytest.mark.parametrize("domain", ["speech", "audio_music"])

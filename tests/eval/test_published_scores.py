@@ -38,3 +38,15 @@ def test_it_does_not_stand_beside_ours_unsaid() -> None:
 def test_an_unknown_table_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="dates-speech"):
         published_scores("dates-speach")
+
+
+def test_kinds_of_tokenizer_are_picked(capsys: pytest.CaptureFixture[str]) -> None:
+    from eval.cli import run
+
+    words = ["published", "dates-speech", "--format", "csv", "--where", "quantization=RVQ"]
+    assert run([*words, "streamable=yes"]) == 0
+    printed = capsys.readouterr().out
+    assert "Enc-SMA-24" in printed and "Mimi-S-24" in printed and "DAC-SMA-24" not in printed
+    assert run([*words, "quantisation=RVQ"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "did you mean 'quantization'" in line

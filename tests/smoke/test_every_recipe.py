@@ -40,6 +40,9 @@ GENERATORS = [path for path in SEQUENCES if "path" not in read_recipe(path)["dat
 AFTERWARDS = [path for path in EVERY if path.stem.startswith("post-train-")]
 AFTER_CODECS = [path for path in AFTERWARDS if "segment" in read_recipe(path)["data"]]
 RECIPES = [path for path in EVERY if path not in CODECS + SEQUENCES + AFTERWARDS]
+# Scripts alone: what the scripts share is run by them.
+EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.py"))
+            if "__main__" in path.read_text()]  # fmt: skip
 STEPS = 12
 TEACHER = {"hidden_channels": 32, "channel_mult": [1, 1, 1, 1], "num_res_blocks": 1,
            "z_channels": 8}  # fmt: skip
@@ -128,19 +131,7 @@ def overrides(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
         settings["model.config.proxy_codebook_size"] = 24
     if objective.get("target") == "proxy_codes":
         settings["objective.teacher"] = folder / "teacher"
-    if "from" in recipe.get("model", {}) and recipe["model"].get("class") == "VQGAN":
-        settings["model.from"] = folder / "vq"
-    elif "from" in recipe.get("model", {}) and recipe["model"].get("class") == "TokenFlow":
-        settings["model.from"] = folder / Path(recipe["model"]["from"]).parent.name / "model"
-    elif "from" in recipe.get("model", {}):
-        stage1 = Path(recipe["model"]["from"]).parent.name
-        settings |= {
-            "model.from": folder / stage1 / "model", "model.config.pixel_decoder": TEACHER,
-            "model.parts": {
-                "pixel_stage.codebook": f"{folder / 'teacher'}#quantizer.codebook",
-                "pixel_stage.decoder": f"{folder / 'teacher'}#decoder",
-            },
-        }  # fmt: skip
+    settings |= begun_with(recipe.get("model", {}), folder)
     if objective.get("perceptual") in ("convnext", "lpips", "mixed"):
         settings["objective.perceptual"] = "weightless"
     if objective.get("discriminator"):
@@ -149,6 +140,24 @@ def overrides(name: str, recipe: dict[str, Any], folder: Path) -> list[str]:
         if objective.get("discriminator_head_start"):
             settings["objective.discriminator_head_start"] = 2
     return [f"--set={key}={value}" for key, value in settings.items()]
+
+
+def begun_with(model: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the settings that let a recipe go on from the small model of its first stage."""
+    if "from" not in model:
+        return {}
+    stage1 = folder / Path(model["from"]).parent.name / "model"
+    if model.get("class") == "VQGAN":
+        return {"model.from": folder / "vq"}
+    if model.get("class") == "TokenFlow":
+        return {"model.from": stage1}
+    return {
+        "model.from": stage1, "model.config.pixel_decoder": TEACHER,
+        "model.parts": {
+            "pixel_stage.codebook": f"{folder / 'teacher'}#quantizer.codebook",
+            "pixel_stage.decoder": f"{folder / 'teacher'}#decoder",
+        },
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -296,7 +305,7 @@ def test_post_training_recipe_trains_a_decoder(path: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem
+    "path", EXAMPLES, ids=lambda path: path.stem
 )
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     import os

@@ -19,7 +19,7 @@ from tok_core.procedural_draws import item_draws
 from tok_core.run_config import from_mapping, to_mapping
 from tok_core.training.data_order import batches
 from vision_tok.image_crops import box_crop, colour_change, random_crop, shortest_sides
-from vision_tok.image_data import SOURCES, ImageDataConfig, open_images
+from vision_tok.image_data import PICTURES, ImageDataConfig, open_images
 from vision_tok.image_folder import held_out_name
 from vision_tok.image_sources import Photographs
 from vision_tok.image_validation_data import HeldOutTiles
@@ -59,8 +59,7 @@ def _grey(picture: torch.Tensor) -> int:
 
 
 def _all_sources(folder: Path) -> list[ImageDataConfig]:
-    plain = [ImageDataConfig(source=name, size=16)
-             for name in SOURCES if name not in ("folder", "shards", "mixture")]
+    plain = [ImageDataConfig(source=name, size=16) for name in PICTURES.without_files]
     mixture = {"folder": 0.4, "photographs": 0.3, "natural": 0.3}
     return [*plain, ImageDataConfig(path=str(folder), size=16, crop_scale=(0.5, 1.0)),
             ImageDataConfig(source="mixture", path=str(folder), size=16, mixture=mixture,

@@ -9,7 +9,6 @@ same samples in the same order.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tok_core.errors import MediaError
+from tok_core.position_hash import position_hash
 
 ATTEMPTS = 32  # replacements tried for one unreadable sample before the data is called broken
 ATTEMPT_BITS = 48
@@ -64,15 +64,10 @@ def shuffled(position: int, length: int, seed: int) -> int:
     while True:
         left, right = index >> half, index & mask
         for turn in range(4):
-            left, right = right, left ^ (_mix(seed, epoch, turn, right) & mask)
+            left, right = right, left ^ (position_hash(seed, epoch, turn, right) & mask)
         index = (left << half) | right
         if index < length:
             return index
-
-
-def _mix(*numbers: int) -> int:
-    text = ",".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 class OrderedSamples(Dataset[tuple[Any, list[str]]]):
