@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,24 +10,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests import warm_python
 from tok_core.training.checkpoint import checkpoints, latest_checkpoint
 
 ROOT = Path(__file__).parents[1]
 FIXED = ("keep=11", "start=0", "optimizer.betas=[0.9,0.99]", "log.save_every=1", "log.keep_last=9")
 
 
-def _run(folder: Path, processes: int, *options: str, code: int = 0) -> str:
+def _run(folder: Path, processes: int, *options: str) -> str:
     """Run the tiny training in so many processes; the joined batch always has 8 pictures."""
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command += ["-m"]
-    command += ["tests.tiny_training", str(folder), f"train.batch_size={8 // processes}", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
+    done = warm_python.launch(
+        "-m", "tests.tiny_training", str(folder), f"train.batch_size={8 // processes}", *options,
+        processes=processes, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image
 from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
 from generators.pipelines import TokenImagePipeline
+from tests import warm_python
 from tok_core.token_file import TokenFile, write_token_file
 from vision_tok.vqgan import VQGAN
 
@@ -68,10 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    return warm_python.run(*command, cwd=folder)
 
 
 @pytest.mark.parametrize("page, index", PYTHON, ids=lambda v: getattr(v, "name", v))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import warm_python
 from tests.tiny_training import TinyTokenizer, tiny_engine
 from tok_core.errors import TesseraError
 from tok_core.training.checkpoint import checkpoints, latest_checkpoint
@@ -85,30 +83,20 @@ def test_resume_with_another_model_is_refused(tmp_path: Path) -> None:
         other.run(resume=True)
 
 
-def _command(folder: Path, *more: str) -> list[str]:
-    return [
-        sys.executable, "-m", "tests.tiny_training", str(folder), f"train.steps={STEPS}",
-        "log.save_every=2", *more,
-    ]
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def _start(folder: Path, *more: str) -> warm_python.WarmProcess:
+    words = ("tests.tiny_training", str(folder), f"train.steps={STEPS}", "log.save_every=2")
+    return warm_python.WarmProcess("-m", *words, *more, cwd=ROOT)
 
 
 def _run(folder: Path, *more: str) -> None:
-    subprocess.run(
-        _command(folder, *more), cwd=ROOT, env=_environment(), check=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = _start(folder, *more)
+    _, errors = process.communicate(300)
+    assert process.returncode == 0, errors
 
 
 def _kill_after(folder: Path, step: int, number: int) -> int:
     """Start a run, send a signal once it has logged ``step`` steps; return its exit code."""
-    process = subprocess.Popen(
-        _command(folder, "resume=1"), cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    process = _start(folder, "resume=1")
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -117,7 +105,7 @@ def _kill_after(folder: Path, step: int, number: int) -> int:
         time.sleep(0.0005)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode in (-number, 0), errors.decode()
+    assert process.returncode in (-number, 0), errors
     return process.returncode
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import warm_python
 from tok_core.errors import WeightsError
 from tok_core.loading import load
 
@@ -29,7 +30,7 @@ QUICK = {
 # Runs every command of a list in one process, since each process imports torch anew.
 DRIVER = """
 import contextlib, importlib, io, json, sys
-commands, done = json.load(sys.stdin), {}
+commands, done = json.loads(sys.argv[1]), {}
 for name, (module, function, words) in commands.items():
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -133,9 +134,9 @@ def work(package: Path, installed: Path) -> tuple[Path, dict[str, Any]]:
         (folder / "photos" / name).parent.mkdir(parents=True)
         pixels = np.random.default_rng(len(name)).integers(0, 255, (36, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "photos" / f"{name}.png")
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER], cwd=folder, env=environment(installed, ROOT / "tests"),
-        input=json.dumps(commands(package)), capture_output=True, text=True,
+    done = warm_python.run(
+        "-c", DRIVER, json.dumps(commands(package)), cwd=folder,
+        env=environment(installed, ROOT / "tests"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout.splitlines()[-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import multiprocessing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.warm_python import start_server
+
 WHOLE = slice(None)
-# Imported once, by a server that every process is forked from: each begins fresh all the same.
-PRELOADED = ["torch.distributed", "diffusers.models.modeling_utils", "accelerate", "torchmetrics"]
 
 
 def half(rank: int | None, items: int) -> slice:
@@ -31,7 +30,7 @@ def joined(bare: nn.Module, **options: Any) -> Any:
 
 def in_two(share: Callable[..., Any], folder: Path, *args: Any) -> tuple[Any, Any]:
     """Return what ``share(rank, *args)``, a function of a module, gave in both processes."""
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    start_server()
     mp.start_processes(
         _work, args=(str(folder), share, args), nprocs=2, start_method="forkserver"
     )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from audio_tok.spectrogram_picture import spectrogram_picture
 from audio_tok.train import AudioRun, main
 from audio_tok.validation import AudioMonitor
 from audio_tok.wav_tokenizer import WavTokenizer
+from tests import warm_python
 from tok_core.loading import load
 from tok_core.run_config import load_config
 from tok_core.training.checkpoint import latest_checkpoint
@@ -136,14 +134,12 @@ def _same(a: Path, b: Path) -> None:
 
 def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL at a random step, with all three kinds of discriminators on."""
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "audio_tok.train", "--config", SMOKE, *QUICK, "--resume",
-                   "--out", str(folder), "--set", "train.steps=12", "--set", "log.save_every=2",
-                   "--set", "log.every=1"]
-        return subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-        )
+    def start(folder: Path) -> warm_python.WarmProcess:
+        return warm_python.WarmProcess(
+            "-m", "audio_tok.train", "--config", SMOKE, *QUICK, "--resume", "--out", str(folder),
+            "--set", "train.steps=12", "--set", "log.save_every=2", "--set", "log.every=1",
+            cwd=ROOT,
+        )  # fmt: skip
 
     assert start(tmp_path / "whole").wait(300) == 0
     folder, metrics = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
@@ -180,14 +176,9 @@ def test_sounds_and_spectrograms_reach_the_tracker(tmp_path: Path) -> None:
 
 
 def test_two_processes_train_together(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+    done = warm_python.launch(
         "-m", "audio_tok.train", "--config", SMOKE, *QUICK, "--out", str(tmp_path / "run"),
-        "--set", "train.steps=8",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        "--set", "train.steps=8", processes=2, cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     assert "on 2 x cpu" in done.stdout and load(tmp_path / "run" / "model")

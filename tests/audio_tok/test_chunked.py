@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from audio_tok.chunked import Chunks, decode_chunked, encode_chunked
 from audio_tok.wav_tokenizer import WavTokenizer
+from tests import warm_python
 from tok_core.contract import Tokens
 from tok_core.errors import ConfigError
 
@@ -142,8 +142,7 @@ def test_memory_does_not_grow_with_the_sound() -> None:
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "first = peak(2); print(peak(12) - first)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = warm_python.run("-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     grown = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
     assert grown < 10 * 60 * RATE * 4, f"{grown / 1e6:.0f} MB more"

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests import warm_python
 from tests.eval.judged_files import Files, Judge
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_two_processes_equal_one(files: Files, judge: Judge, tmp_path: Path) -> None:
     words = ["probe", "--tokenizer", f"ours={files.titok}", "--data", "procedural", "--count", "72",
              "--budgets", "2,8", "--batch-size", "8", "--out"]  # fmt: skip
-    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "eval"]
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, *words, "two.json"], cwd=tmp_path, env=environment,
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = warm_python.launch(
+        "-m", "eval", *words, "two.json", processes=2, cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("wrote two.json") == 1 and done.stdout.count("accuracy, all") == 1
     one = judge(*words, "one.json")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from torchmetrics import Metric
 
 from eval.launched import Processes
 from eval.metric_states import States, merged_states, metric_states, set_states
+from tests import warm_python
 from tests.eval.judged_files import Files, Judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,15 +28,11 @@ def arguments(files: Files, out: str) -> list[str]:
 
 
 def test_two_processes_equal_one(files: Files, judge: Judge, tmp_path: Path) -> None:
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(files.root)]),
-    }  # fmt: skip
-    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "eval"]
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, *arguments(files, "two.json")], cwd=tmp_path,
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    path = os.pathsep.join([str(ROOT), str(files.root)])
+    done = warm_python.launch(
+        "-m", "eval", *arguments(files, "two.json"), processes=2, cwd=tmp_path,
+        env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": path},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("wrote two.json") == 1 and done.stdout.count("PSNR") == 1
     one = judge(*arguments(files, "one.json"))

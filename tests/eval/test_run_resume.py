@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from eval.checkpoint import Checkpoint
 from eval.launched import Processes
 from eval.loop import Pass, run_passes
 from eval.metric_states import metric_states, set_states
+from tests import warm_python
 from tests.eval.judged_files import Files, Judge
 from tests.eval.tiny_tokenizers import MeanDistance
 
@@ -39,14 +38,11 @@ def numbers(path: Path) -> list[object]:
 
 
 def test_sigkill_at_a_random_moment(files: Files, judge: Judge, tmp_path: Path) -> None:
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(files.root)]),
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "eval", *arguments(files, "killed.json")], cwd=tmp_path,
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    path = os.pathsep.join([str(ROOT), str(files.root)])
+    process = warm_python.WarmProcess(
+        "-m", "eval", *arguments(files, "killed.json"), cwd=tmp_path,
+        env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": path},
+    )
     parts = tmp_path / "killed.json.parts"
     deadline = time.monotonic() + 120
     while not list(parts.glob("*.safetensors")):

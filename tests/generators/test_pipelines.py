@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
 from generators.maskgit import MaskGIT
 from generators.pipelines import INDEX, TokenAudioPipeline, TokenImagePipeline
+from tests import warm_python
 from tests.tiny_audio import tiny_codec
 from tok_core.errors import ConfigError, TokenError, WeightsError
 from vision_tok.vqgan import VQGAN
@@ -86,10 +85,7 @@ def test_a_fresh_process_loads_and_draws_the_same(
         "numpy.save(sys.argv[2], pipe([2], generator=seed, output_type='np').images)\n"
     )
     out = tmp_path / "made.npy"
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(folder), str(out)], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=300,
-    )  # fmt: skip
+    done = warm_python.run("-c", program, str(folder), str(out), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     ours = pipe([2], generator=seeded(), output_type="np").images
     assert np.abs(np.load(out).astype(int) - ours.astype(int)).max() <= 1

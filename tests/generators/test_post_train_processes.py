@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,10 @@ import torch
 
 from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
+from tests import warm_python
 from tok_core.token_shards import TokenShards
 from vision_tok.vqgan import VQGAN
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 24
 
 
@@ -56,27 +53,16 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(recipe: Path, folder: Path, processes: int) -> list[str]:
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command += ["-m"]
     return [
-        *command, "generators.post_train", "--config", str(recipe), "--out", str(folder / "run"),
+        "-m", "generators.post_train", "--config", str(recipe), "--out", str(folder / "run"),
         "--set", f"data.pairs.path={folder / 'pairs'}",
         "--set", f"train.batch_size={4 // processes}",
     ]  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
 def post_train(recipe: Path, folder: Path, processes: int) -> None:
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        words(recipe, folder, processes), cwd=folder, env=environment(), capture_output=True,
-        text=True, timeout=300,
-    )  # fmt: skip
+    done = warm_python.launch(*words(recipe, folder, processes), processes=processes, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -109,10 +95,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_killed_while_pairs_are_made(recipe: Path, one: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        words(recipe, tmp_path, 1), cwd=tmp_path, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = warm_python.WarmProcess(*words(recipe, tmp_path, 1), cwd=tmp_path)
     unfinished = tmp_path / "pairs" / "unfinished"
     end = time.monotonic() + 120
     while len(list(unfinished.glob("part-*.json"))) < 2 and time.monotonic() < end:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import warm_python
 from tok_core.training.checkpoint import latest_checkpoint
 from vision_tok.vqgan import VQGAN
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 model: {{class: LlamaGen, config: {{width: 32, layers: 2, heads: 2, dropout: 0.0, window: 2,
          condition_dropout: 0.0}}}}
@@ -30,17 +27,11 @@ shown: 0
 
 
 def train(recipe: Path, folder: Path, processes: int, *options: str) -> str:
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    else:
-        command += ["accelerate.commands.launch", "--cpu"]
-    command += ["-m", "generators.train", "--config", str(recipe), "--out", str(folder)]
-    command += ["--set", f"train.batch_size={4 // processes}", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = warm_python.launch(
+        "-m", "generators.train", "--config", str(recipe), "--out", str(folder),
+        "--set", f"train.batch_size={4 // processes}", *options,
+        processes=processes, cwd=folder.parent,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_audio import RATE, make_sound, save_tiny, write_sound
+
+from tests import warm_python
 
 from .conftest import ROOT, Tessera, environment, make_picture, one_sentence
 
@@ -329,10 +329,7 @@ def test_five_hours_take_little_memory(tmp_path: Path) -> None:
         if name == "short":
             soundfile.write(tmp_path / "short.flac", np.zeros(8000), 8000)
         words = ["reconstruct", f"{name}.flac", "-o", f"{name}.wav", "-m", str(model), "--json"]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment(),
-            capture_output=True, text=True,
-        )  # fmt: skip
+        done = warm_python.run("-c", code, *words, cwd=tmp_path, env=environment())
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stderr.splitlines()[-1]) * 1024)
     assert soundfile.info(tmp_path / "long.wav").frames == 5 * 3600 * 8000

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from tiny_audio import save_tiny as save_tiny_codec
 from tiny_audio import write_sound
 
 import tessera as roof
+from tests.warm_python import WarmProcess
 from tok_core.crop_views import crop_views
 from tok_core.errors import TokenError
 from tok_core.token_file import dumps, loads
@@ -293,8 +292,11 @@ def test_the_shipped_model_of_the_files_is_the_default(tessera: Tessera, tmp_pat
 # -- processes, kills --------------------------------------------------------------------------
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tessera", "tokenize", *map(str, arguments)]
+def start(*arguments: object) -> WarmProcess:
+    """Begin ``tessera tokenize ARGUMENTS`` in a process that can be killed."""
+    return WarmProcess(
+        "-m", "tessera", "tokenize", *map(str, arguments), cwd=ROOT, env=environment()
+    )
 
 
 def test_two_processes_give_the_bytes_of_one(tessera: Tessera, tiny: Path, tmp_path: Path) -> None:
@@ -328,10 +330,7 @@ def test_sigkill_at_any_moment_loses_and_doubles_nothing(
     killed, orphans = 0, []
     for processes in (1, 2):
         have = parts_there(out)
-        process = subprocess.Popen(
-            command(root, out, *options, "--processes", processes, "--resume"), cwd=ROOT,
-            env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        process = start(root, out, *options, "--processes", processes, "--resume")
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             if parts_there(out) > have:
@@ -361,10 +360,7 @@ def test_a_killed_worker_is_a_sentence_and_the_rest_goes_on_with_resume(
     root = many(tmp_path / "in", 360)
     options = ("-m", tiny, "--batch-size", 2, "--processes", 2)
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(root, out, *options), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start(root, out, *options)
     workers: list[int] = []
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not parts_there(out):
@@ -393,15 +389,10 @@ def children(pid: int) -> list[int]:
 
 
 def test_ctrl_c_keeps_what_is_finished(tiny: Path, tessera: Tessera, tmp_path: Path) -> None:
-    from .conftest import own_ctrl_c
-
     root = many(tmp_path / "in", 360)
     out = tmp_path / "out"
     options = ("-m", tiny, "--batch-size", 2)
-    process = subprocess.Popen(
-        command(root, out, *options, "--processes", 2), cwd=ROOT, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=own_ctrl_c,
-    )  # fmt: skip
+    process = start(root, out, *options, "--processes", 2)
     while process.poll() is None and not parts_there(out):
         time.sleep(0.0005)
     process.send_signal(signal.SIGINT)

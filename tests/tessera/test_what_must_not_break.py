@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests import warm_python
+
 from .conftest import Tessera, environment, make_picture, one_sentence, own_ctrl_c
 
 # -- pictures ----------------------------------------------------------------------------------
@@ -293,11 +295,9 @@ def test_ctrl_c_in_the_middle_of_a_folder(tiny: Path, tmp_path: Path) -> None:
     first = make_picture(source / "0000.png", 200, 200)
     for i in range(1, 1500):
         os.link(first, source / f"{i:04d}.png")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tessera", "encode", str(source), "-o", str(out), "-m", str(tiny),
-         "--batch-size", "4"],
-        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=own_ctrl_c,
+    process = warm_python.WarmProcess(
+        "-m", "tessera", "encode", str(source), "-o", str(out), "-m", str(tiny),
+        "--batch-size", "4", cwd=tmp_path, env=environment(),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.tok"))) < 8 and time.monotonic() < deadline:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 
+from tests import warm_python
 from tok_core.loading import load
 from vision_tok.train import main
 
@@ -105,17 +103,15 @@ def test_resolved_config_makes_the_same_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("launcher", "processes"),
     [
-        (["accelerate.commands.launch", "--cpu"], 1),
+        pytest.param(["accelerate.commands.launch", "--cpu"], 1, marks=pytest.mark.smoke),
         (["torch.distributed.run", "--standalone", "--nproc_per_node", "2"], 2),
     ],
     ids=["accelerate", "torchrun"],
 )
 def test_launched_as_documented(launcher: list[str], processes: int, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "vision_tok.train", "--config", SMOKE,
-         "--out", str(tmp_path / "run"), *QUICK, "--set", "train.device=cpu"],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
+    done = warm_python.run(
+        "-m", *launcher, "-m", "vision_tok.train", "--config", SMOKE,
+        "--out", str(tmp_path / "run"), *QUICK, "--set", "train.device=cpu", cwd=ROOT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"on {processes} x cpu" in done.stdout
