@@ -13,7 +13,7 @@ gives every variant the same pictures in the same order.  Measured are
     FLOPs        of an image: multiply-adds x 2 of every product, by formula (tests count them)
     time         of training steps and of sampling, in turns; of whole trainings as they ran
     loss         nats per token of unseen pictures, at several steps: at equal steps and compute
-    quality      of 600 samples with guidance: frechet/procedural-v1 against real pictures (lower
+    quality      of samples with guidance: frechet/procedural-v1 against real pictures (lower
                  is better), and how often the classifier sees the label that was asked for
 
 The learning rate is constant behind its warm-up and averaged weights are scored, so that a curve is
@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "s=2, causal head": {"window": 2, "slot_head": "causal"},
     "s=4": {"window": 4},
 }
-# On two cores a training of s = 1 is to end within ten minutes, on a GPU all twelve within four.
+# One thread trains s = 1 in ten minutes, a GPU all twelve of its sizes in four.
 SIZES: dict[str, dict[str, Any]] = {
     "cuda": {
         "network": {"width": 192, "layers": 6, "heads": 6, "dropout": 0.0}, "side": 128,
@@ -59,7 +59,8 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 SIZES["cpu"] = SIZES["cuda"] | {
-    "pictures": 4000, "held_out": 192, "steps": 250, "batch": 32, "ema_decay": 0.98, "looks": 7,
+    "network": {"width": 128, "layers": 4, "heads": 4, "dropout": 0.0}, "pictures": 4000,
+    "held_out": 192, "judged": 300, "steps": 600, "batch": 8, "ema_decay": 0.99, "looks": 7,
     "rows": 50, "repeats": 1,
 }  # fmt: skip
 SMALL = SIZES["cuda"] | {

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -15,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.warm_python import WarmProcess
 from tok_core.caption_features import MOST_BYTES
 from tok_core.token_shards import TokenShards
 
@@ -160,19 +158,15 @@ def test_sigkill_loses_no_short_caption(tessera: Tessera, tiny: Path, tmp_path: 
     options = ("-m", tiny, "--captions", "--per-shard", 50, "--batch-size", 2, "--processes", 1)
     whole, out = tmp_path / "whole", tmp_path / "killed"
     assert tessera("tokenize", root, whole, *options).returncode == 1
-    words = [sys.executable, "-m", "tessera", "tokenize", root, out, *options]
-    process = subprocess.Popen(
-        list(map(str, words)), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    words = map(str, ("tokenize", root, out, *options))
+    process = WarmProcess("-m", "tessera", *words, cwd=ROOT, env=environment())
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if next(out.glob("unfinished/part-*.json"), None):
             break
         time.sleep(0.0005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL, "the run was over before it was killed"
     assert tessera("tokenize", root, out, *options, "--resume").returncode == 1
     for path in sorted(whole.iterdir()):
         assert path.read_bytes() == (out / path.name).read_bytes()
