@@ -9,6 +9,7 @@ installed packages or of limits on memory start Python itself.
 from __future__ import annotations
 
 import atexit
+import json
 import multiprocessing
 import os
 import runpy
@@ -20,6 +21,7 @@ import tempfile
 import time
 import types
 from collections.abc import Mapping
+from functools import cache
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
@@ -31,9 +33,17 @@ PRELOADED = [
     "torch.distributed", "diffusers.models.modeling_utils", "accelerate", "torchmetrics",
     "typer.rich_utils", "yaml", "PIL.Image",
 ]  # fmt: skip
-# Where a fresh interpreter looks, without what pytest and PYTHONPATH add.
-_ADDED = {"", str(ROOT), str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
-_INSTALLED = [path for path in sys.path if path not in _ADDED]
+
+
+@cache
+def installed() -> list[str]:
+    """Return where a fresh interpreter looks: tests and libraries add to this one's path."""
+    program = "import json, sys; print(json.dumps(sys.path[1:]))"
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found: list[str] = json.loads(
+        subprocess.check_output([sys.executable, "-c", program], env=plain)
+    )
+    return found
 
 
 def start_server() -> None:
@@ -73,7 +83,7 @@ class WarmProcess:
         environment = {**os.environ, **own, **(env or {})}
         context = multiprocessing.get_context("forkserver")
         self._process = context.Process(
-            target=_work, args=(words, str(cwd), environment, self._folder.name),
+            target=_work, args=(words, str(cwd), environment, self._folder.name, installed()),
             daemon=True,  # none outlives the tests
         )
         self._process.start()
@@ -176,7 +186,9 @@ def _finished(
     return subprocess.CompletedProcess(words, failed, out, err)
 
 
-def _work(words: tuple[str, ...], cwd: str, environment: dict[str, str], folder: str) -> None:
+def _work(
+    words: tuple[str, ...], cwd: str, environment: dict[str, str], folder: str, path: list[str]
+) -> None:
     """Become ``python WORDS`` in the forked process."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_APPEND), number)
@@ -186,7 +198,7 @@ def _work(words: tuple[str, ...], cwd: str, environment: dict[str, str], folder:
     os.environ.update(environment)
     kind, what, *arguments = words
     named = environment.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:] = [cwd if kind == "-m" else "", *filter(None, named), *_INSTALLED]
+    sys.path[:] = [cwd if kind == "-m" else "", *filter(None, named), *path]
     # The ordinary Ctrl-C, also where the tests run in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # it was read long ago
