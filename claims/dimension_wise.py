@@ -122,7 +122,8 @@ def _equal(levels: Sequence[Measured]) -> Finding:
         f"{spread(at(row, BITS, 'psnr') for row in levels)} dB against "
         f"{spread(at(row, None, 'psnr') for row in levels)}, frechet "
         f"{spread(at(row, BITS, 'frechet') for row in levels)} against "
-        f"{spread(at(row, None, 'frechet') for row in levels)}, {len(levels)} sets of pictures"
+        f"{spread(at(row, None, 'frechet') for row in levels)}, {len(levels)} sets of pictures; "
+        f"{BITS} bits lose {_lost(levels, BITS)} dB, {BITS + 1} bits {_lost(levels, BITS + 1)}"
     )
     sentence = (
         f"{BITS} bits equal the continuous latents (within {DECIBELS:g} dB and {SHARE:.0%} of the "
@@ -130,6 +131,10 @@ def _equal(levels: Sequence[Measured]) -> Finding:
     )
     return Finding(sentence=sentence, numbers=text if levels else "-",
                    holds=both(within(lost, DECIBELS), within(worse, SHARE)))  # fmt: skip
+
+
+def _lost(levels: Sequence[Measured], bits: int) -> str:
+    return ", ".join(f"{at(row, None, 'psnr') - at(row, bits, 'psnr'):.3f}" for row in levels)
 
 
 def _below(levels: Sequence[Measured]) -> Finding:
