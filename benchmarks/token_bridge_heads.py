@@ -47,15 +47,14 @@ def tokenizer(folder: Path) -> Path:
         shipped = TokenBridgeTokenizer.from_pretrained(MODELS / "token-bridge-tiny")
         names = ("std_range", "low", "high", "scale", "shift", "channel_order")
         options = {name: shipped.config[name] for name in names}
-        coarse = TokenBridgeTokenizer.from_vae(
-            shipped, bits=BITS, image_size=SIDE, **options
-        )
+        coarse = TokenBridgeTokenizer.from_vae(shipped, bits=BITS, image_size=SIDE, **options)
         coarse.save_pretrained(folder)
     return folder
 
 
-def tokenized(pictures: int, unseen: int, folder: Path) -> Path:
+def tokenized(pictures: int, unseen: int, work: Path) -> Path:
     """Paint and tokenize pictures to train on and unseen ones, once; return the folder of both."""
+    folder = work / f"tokens-{SIDE}-{BITS}-{pictures}-{unseen}"
     model = tokenizer(folder / "tokenizer")
     for name, count, seed in (("train", pictures, TRAINING_SEED), ("unseen", unseen, 0)):
         shards, painted = folder / name, folder / f"{name}-pictures"
@@ -92,6 +91,26 @@ def trained(head: str, seed: int, options: argparse.Namespace, folder: Path) -> 
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     scores = [line for line in lines if "validation/loss" in line][-1]
     return model, {k.removeprefix("validation/"): v for k, v in scores.items() if "validation" in k}
+
+
+def floor(codec: Path, count: int) -> dict[str, dict[str, float]]:
+    """Return what a perfect generator, and a perfect one of tokens, would score."""
+    import torch
+
+    from eval.labelled_pictures import class_scores, real_pictures, seen
+    from tok_core.image_measures import to_uint8
+    from vision_tok.token_bridge import TokenBridgeTokenizer
+
+    model = TokenBridgeTokenizer.from_pretrained(codec).eval()
+    reference = seen(real_pictures(SIDE, count)[0])
+    real, labels = real_pictures(SIDE, count, start=count)
+    with torch.inference_mode():
+        parts = [part.float().div(127.5).sub(1.0) for part in real.split(100)]
+        decoded = torch.cat([to_uint8(model.decode(model.encode(part))) for part in parts])
+    return {
+        name: class_scores(seen(pictures), labels, reference)
+        for name, pictures in (("real pictures", real), ("reconstructions", decoded))
+    }
 
 
 def judged(model: Path, codec: Path, count: int, per_call: int) -> tuple[dict[str, float], Any]:
@@ -136,12 +155,13 @@ def show(result: dict[str, Any]) -> None:
         print(
             f"{row['head']:16s}{row['seed']:>5d}{row['loss']:>11.3f}{frechet:>9.2f}{share:>12.1%}"
         )
+    for name, row in result["floor"].items():
+        frechet, share = (row[f"{kind}/procedural-v1"] for kind in ("frechet", "recognised"))
+        print(f"{name:32s}{frechet:>9.2f}{share:>12.1%}")
 
 
-def main() -> None:
-    """Train, judge, print."""
-    import torch
-
+def options_of() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1200)
@@ -153,38 +173,49 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "token-bridge-heads")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true", help="a try, nothing is written")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge what the file does not hold yet; return the whole result."""
+    import torch
+
+    cuda, work = torch.cuda.is_available(), options.work.resolve()
+    facts = {
+        "steps": options.steps, "batch": options.batch, "judged": options.judged,
+        "pictures": options.pictures, "guidance": GUIDANCE, "side": SIDE, "bits": BITS, "lr": RATE,
+    }  # fmt: skip
+    machine = torch.cuda.get_device_name() if cuda else "CPU"
+    result = begun(options.out, facts, rows=[], floor={}, machine=machine)
+    done = {(row["head"], row["seed"]) for row in result["rows"]}
+    heads = [options.only] if options.only else HEADS
+    left = [(head, seed) for seed in options.seeds for head in heads if (head, seed) not in done]
+    if not left and result["floor"]:
+        return result
+    options.tokens = tokenized(options.pictures, options.judged, work)
+    codec = options.tokens / "tokenizer"
+    result["floor"] = floor(codec, options.judged)
+    keep(result, options.out)
+    for head, seed in left:
+        folder = work / f"{head}-{seed}-{options.steps}x{options.batch}"
+        model, scores = trained(head, seed, options, folder)
+        quality, pictures = judged(model, codec, options.judged, 100 if cuda else 30)
+        result["rows"].append({"head": head, "seed": seed, **scores, **quality})
+        keep(result, options.out)
+        if seed == 0:
+            sheet(pictures, options.out.with_name(f"{options.out.stem}_{head}.png"))
+    return result
+
+
+def main() -> None:
+    """Train, judge, print."""
+    options = options_of()
     with tempfile.TemporaryDirectory() as place:
         if options.small:
             options.steps, options.batch, options.judged, options.seeds = 3, 2, 12, [0]
             options.pictures = 12
             options.work, options.out = Path(place), Path(place) / "try.json"
-        cuda = torch.cuda.is_available()
-        facts = {
-            "steps": options.steps, "batch": options.batch, "judged": options.judged,
-            "pictures": options.pictures, "guidance": GUIDANCE, "side": SIDE, "bits": BITS,
-            "lr": RATE,
-        }  # fmt: skip
-        result = begun(
-            options.out, facts, rows=[], machine=torch.cuda.get_device_name() if cuda else "CPU"
-        )
-        options.tokens = tokenized(
-            options.pictures, options.judged, options.work.resolve() / "tokens"
-        )
-        done = {(row["head"], row["seed"]) for row in result["rows"]}
-        for seed in options.seeds:
-            for head in [options.only] if options.only else HEADS:
-                if (head, seed) in done:
-                    continue
-                model, scores = trained(head, seed, options, options.work / f"{head}-{seed}")
-                quality, pictures = judged(
-                    model, options.tokens / "tokenizer", options.judged, 100 if cuda else 30
-                )
-                result["rows"].append({"head": head, "seed": seed, **scores, **quality})
-                keep(result, options.out)
-                if seed == 0:
-                    sheet(pictures, options.out.with_name(f"{options.out.stem}_{head}.png"))
-        show(result)
+        show(measured(options))
 
 
 if __name__ == "__main__":

@@ -22,25 +22,26 @@ from claims.verdicts import both, by_seed, compared, exceeds, spread, within
 
 BITS, DECIBELS, SHARE = 6, 0.1, 0.05  # equal: within so many dB and this share of the distance
 FRECHET = "frechet/procedural-v1"
+LEVELS, HEADS = "dimension_wise_levels", "token_bridge_heads"  # benchmarks
 HEAD_SIZES = {"steps": 1200, "batch": 16, "judged": 300, "pictures": 4800}
 SMALL_HEADS = {"steps": 2, "batch": 2, "judged": 4, "pictures": 12}
 
 
 def rows(seeds: Sequence[int], small: bool) -> list[Row]:
     """Return the levels of every seed, then both heads of every seed."""
-    script = benchmark("dimension_wise_levels")
+    script = benchmark(LEVELS)
     levels = {"part": "levels", "model": script.MODEL, "pictures": 6 if small else 600,
               "settings": script.settings()}  # fmt: skip
     found = [Row(seed=seed, config=levels) for seed in seeds]
     sizes = SMALL_HEADS if small else _head_sizes(seeds)
     return found + [
         Row(seed=seed, config={"part": "heads", "head": head, "sizes": sizes})
-        for seed in seeds for head in benchmark("token_bridge_heads").HEADS
+        for seed in seeds for head in benchmark(HEADS).HEADS
     ]  # fmt: skip
 
 
 def _head_sizes(seeds: Sequence[int]) -> dict[str, Any]:
-    script, found = benchmark("token_bridge_heads"), committed_result("token_bridge_heads")
+    script, found = benchmark(HEADS), committed_result(HEADS)
     if found and holds_all(found, "head", script.HEADS, seeds):
         return {name: found[name] for name in HEAD_SIZES}
     return dict(HEAD_SIZES)
@@ -50,18 +51,18 @@ def committed(row: Row) -> tuple[Numbers, str] | None:
     """Return a benchmark's numbers of a row at the same sizes."""
     config = row.config
     if config["part"] == "levels":
-        found = committed_result("dimension_wise_levels")
+        found = committed_result(LEVELS)
         same = found and found["pictures"] == config["pictures"] and row.seed == 0
         if not same or [_setting(one) for one in found["rows"]] != config["settings"]:
             return None
-        return {"rows": found["rows"]}, source("dimension_wise_levels")
-    found = committed_result("token_bridge_heads")
+        return {"rows": found["rows"]}, source(LEVELS)
+    found = committed_result(HEADS)
     if not found or any(found.get(name) != value for name, value in config["sizes"].items()):
         return None
     one = row_of(found, head=config["head"], seed=row.seed)
     if one is None:
         return None
-    return {k: v for k, v in one.items() if k not in ("head", "seed")}, source("token_bridge_heads")
+    return {k: v for k, v in one.items() if k not in ("head", "seed")}, source(HEADS)
 
 
 def _setting(one: Any) -> dict[str, Any]:
@@ -73,12 +74,12 @@ def measure(row: Row, place: Place) -> Numbers:
     config = row.config
     if config["part"] == "levels":
         count = config["pictures"]
-        script = benchmark("dimension_wise_levels")
+        script = benchmark(LEVELS)
         return {"rows": script.measure(count, place.device, start=2 * count * row.seed)}
-    script, sizes = benchmark("token_bridge_heads"), config["sizes"]
+    script, sizes = benchmark(HEADS), config["sizes"]
     options = argparse.Namespace(
         **sizes, workers=0,
-        tokens=script.tokenized(sizes["pictures"], sizes["judged"], place.data / "bridge_tokens"),
+        tokens=script.tokenized(sizes["pictures"], sizes["judged"], place.data / HEADS),
     )  # fmt: skip
     model, scores = script.trained(config["head"], row.seed, options, place.scratch / "run")
     together = 100 if place.device == "cuda" else 30

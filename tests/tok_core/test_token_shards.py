@@ -19,6 +19,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiny_shards import (
+    HASH,
+    LINE,
+    OTHER,
+    SPECS,
+    bytes_of,
+    codes_of,
+    damage,
+    make,
+    plan_of,
+    sample,
+    write,
+)
 from tok_core.errors import MediaError, TesseraError, TokenError
 from tok_core.shard_index import (
     ShardHead,
@@ -28,105 +41,11 @@ from tok_core.shard_index import (
     read_index,
     unpack_column,
 )
-from tok_core.shard_members import Keys, Sample, end_mark
+from tok_core.shard_members import Keys, end_mark
 from tok_core.shard_plan import ShardPlan
 from tok_core.shard_run import ShardRun
-from tok_core.token_file import TokenFile, loads
-from tok_core.token_shards import TokenShards, stored_codes
-from tok_core.token_spec import Axis, TokenSpec
-
-HASH = "0123456789abcdef" * 4
-OTHER = "f" + HASH[1:]
-LINE = TokenSpec(modality="image", axes=(Axis(name="token", size=12),), vocabulary=(100,))
-SPECS = {
-    "line": LINE,
-    "dimensions": TokenSpec(
-        modality="image",
-        axes=(
-            Axis(name="row", size=3), Axis(name="column", size=4), Axis(name="dimension", size=2),
-        ),
-        vocabulary=(8, 5),
-    ),
-    "branches": TokenSpec(
-        modality="image", axes=(Axis(name="branch", size=2), Axis(name="token", size=6)),
-        vocabulary=(16, 64),
-    ),
-    "sound": TokenSpec(
-        modality="audio", axes=(Axis(name="level", size=2), Axis(name="time")),
-        vocabulary=(32, 32), input_rate=800, output_rate=800, token_rate=10.0,
-    ),
-}  # fmt: skip
-
-
-def codes_of(spec: TokenSpec, number: int, views: int = 1) -> torch.Tensor:
-    """Return (V, *axes) that differ with the number."""
-    random = np.random.default_rng(number)
-    sizes = [axis.size or 3 + number % 4 for axis in spec.axes]
-    shape = (views, int(np.prod(sizes)) // spec.factors, spec.factors)
-    flat = np.floor(random.random(shape) * np.array(spec.vocabulary)).astype(np.int64)
-    return spec.from_sequence(torch.from_numpy(flat), tuple(sizes))
-
-
-def sample(spec: TokenSpec, number: int, views: int = 1, label: int | None = None) -> Sample:
-    """Return the sample of a number."""
-    stored = stored_codes(codes_of(spec, number, views), spec)
-    stored = stored if views > 1 else stored[0]
-    bits = (max(spec.bits),) if spec.modality == "audio" else spec.bits
-    return Sample(f"part/{number:04d}", TokenFile(stored, bits, HASH), label)
-
-
-def write(
-    folder: Path, count: int = 10, *, spec: TokenSpec = LINE, views: tuple[str, ...] = ("whole",),
-    per_shard: int = 4, per_part: int = 2, labels: bool = True, **head: Any,
-) -> ShardIndex:  # fmt: skip
-    """Write a folder of shards the way a run does."""
-    plan = plan_of(count, spec, views, per_shard, per_part, **head)
-    with ShardRun(folder) as run:
-        run.begin(plan)
-        for part in run.missing():
-            make(run, part, spec, views, labels)
-            run.assemble(part)
-        return run.finish()
-
-
-def plan_of(
-    count: int, spec: TokenSpec = LINE, views: tuple[str, ...] = ("whole",), per_shard: int = 4,
-    per_part: int = 2, **head: Any,
-) -> ShardPlan:  # fmt: skip
-    """Return the plan of `write`."""
-    start = ShardHead(spec=spec, code_hash=HASH, views=views, **head)
-    return ShardPlan(sources=count, per_shard=per_shard, per_part=per_part, head=start.to_json(),
-                     facts={"input": "here"})  # fmt: skip
-
-
-def make(
-    run: ShardRun, part: int, spec: TokenSpec = LINE, views: tuple[str, ...] = ("whole",),
-    labels: bool = True,
-) -> None:  # fmt: skip
-    """Make one part; every seventh source is broken."""
-    assert run.plan is not None
-    numbers = run.plan.sources_of(part)
-    good = [n for n in numbers if n % 7 != 6]
-    run.write_part(
-        part,
-        [sample(spec, n, len(views), n % 3 if labels else None) for n in good],
-        [{"source": f"{n}.png", "error": f"{n} is broken"} for n in numbers if n % 7 == 6],
-    )
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Return all files of a folder of shards."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def damage(path: Path, at: int) -> None:
-    """Flip one bit."""
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 4]))
-
+from tok_core.token_file import loads
+from tok_core.token_shards import TokenShards
 
 # -- reading -----------------------------------------------------------------------------------
 
@@ -533,70 +452,6 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
             make(run, 0)
         monkeypatch.undo()
         assert run.missing()[0] == 0
-
-
-def with_captions(number: int) -> Sample:
-    """Return a sample with the captions that its number tells: none, a full one, a short one."""
-    captions = [io.BytesIO(), io.BytesIO()]
-    for seed, file in enumerate(captions):
-        np.save(file, np.full((3 - seed, 2), number + 100 * seed, np.float32))
-    full, short = (file.getvalue() for file in captions)
-    return sample(LINE, number)._replace(
-        caption=full if number % 3 else None, short_caption=short if number % 3 == 2 else None
-    )
-
-
-def test_short_captions_come_back(tmp_path: Path) -> None:
-    with ShardRun(tmp_path) as run:
-        run.begin(plan_of(8))
-        for part in reversed(run.missing()):
-            assert run.plan is not None
-            run.write_part(part, [with_captions(n) for n in run.plan.sources_of(part)], [])
-            run.assemble(part)
-        index = run.finish()
-    assert read_index(tmp_path).dumps() == index.dumps()
-    shards = TokenShards(tmp_path)
-    assert shards.captioned and shards.short_captioned
-    for number in range(8):
-        full, short = shards.caption(number), shards.caption(number, short=True)
-        assert (full is not None, short is not None) == (number % 3 > 0, number % 3 == 2)
-        if full is not None:
-            assert torch.equal(full, torch.full((3, 2), float(number)))
-        if short is not None:
-            assert torch.equal(short, torch.full((2, 2), 100.0 + number))
-
-
-def test_a_damaged_short_caption_is_named(tmp_path: Path) -> None:
-    with ShardRun(tmp_path) as run:
-        run.begin(plan_of(4, per_part=4))
-        run.write_part(0, [with_captions(n) for n in range(4)], [])
-        run.assemble(0)
-        record = run.finish().shards[0]
-    damage(tmp_path / record.file, int(record.short_caption_offsets[2]))
-    shards = TokenShards(tmp_path)
-    with pytest.raises(MediaError, match=r"0002\.short\.npy holds no caption features"):
-        shards.caption(2, short=True)
-    assert shards.caption(2) is not None
-
-
-def test_parts_from_before_there_were_short_captions(tmp_path: Path) -> None:
-    """A run that another version began is finished: its parts name no short captions."""
-    with ShardRun(tmp_path) as run:
-        run.begin(plan_of(8))
-        for part in run.missing():
-            assert run.plan is not None
-            run.write_part(part, [with_captions(n) for n in run.plan.sources_of(part)], [])
-        old = tmp_path / "unfinished" / "part-00000001.json"
-        facts = json.loads(old.read_bytes())
-        kept = {name: value for name, value in facts.items() if not name.startswith("short")}
-        assert len(kept) == len(facts) - 2
-        old.write_text(json.dumps(kept))
-        run.assemble_all()
-        run.finish()
-    shards = TokenShards(tmp_path)
-    has = [number for number in range(8) if shards.caption(number, short=True) is not None]
-    assert has == [5]  # not 2, of the old part
-    assert shards.caption(2) is not None
 
 
 def test_keys_are_unique_and_have_no_dot() -> None:

@@ -9,7 +9,7 @@ import pytest
 from vision_tok.held_out import held_out_scores
 
 FIRST = 16  # tiles
-# PSNR in dB per number of tokens on the first tiles, measured when each was shipped.
+# PSNR in dB per number of tokens on the first tiles, of the weights that are shipped.
 PSNR = {
     "one-d-piece-tiny": {
         "4": 20.6647, "8": 22.2213, "16": 24.0618, "32": 26.2626, "64": 28.2402, "128": 29.345,

@@ -136,8 +136,8 @@ class Engine:
         if config.perturbation is not None:
             self.perturbation = attach_perturbation(self.plain, config.perturbation)
         if self.train.compile:
-            # Not with free sizes: torch fails on attention of changing lengths (tail drop) on CPUs.
-            model.compile(dynamic=False)
+            # On CPUs torch fails on attention of free lengths (tail drop); None frees what changes.
+            model.compile(dynamic=False if accelerator.device.type == "cpu" else None)
         with without_buffer_warning():
             self.model, self.optimizer = accelerator.prepare(
                 self.plain, _adamw(self.plain, config.optimizer)
