@@ -52,11 +52,11 @@ HALF, FLOAT = torch.bfloat16, torch.float32
 CASES = [
     Case("B", HALF, "counted", BATCHES, 65), Case("B", HALF, "graph", BATCHES, 6),
     Case("XL", HALF, "graph", BATCHES, 10), Case("B", HALF, "compiled graph", BATCHES, 25),
-    Case("B", HALF, "peer", BATCHES, 30), Case("B", FLOAT, "counted", (1,), 20),
-    Case("B", FLOAT, "graph", (1,), 3), Case("XL", HALF, "compiled graph", BATCHES, 30),
-    Case("XL", HALF, "counted", BATCHES, 90), Case("L", HALF, "counted", BATCHES, 75),
+    Case("B", HALF, "peer", BATCHES, 30), Case("XL", HALF, "compiled graph", BATCHES, 30),
     Case("L", HALF, "graph", BATCHES, 8), Case("L", HALF, "compiled graph", BATCHES, 25),
-    Case("B", FLOAT, "compiled graph", (1,), 20), Case("B", HALF, "peer, compiled", (1, 8), 45),
+    Case("B", HALF, "peer, compiled", (1, 8), 45), Case("B", FLOAT, "graph", (1,), 3),
+    Case("B", FLOAT, "compiled graph", (1,), 20), Case("B", FLOAT, "counted", (1,), 20),
+    Case("L", HALF, "counted", BATCHES, 75), Case("XL", HALF, "counted", BATCHES, 90),
 ]  # fmt: skip
 SMALL_CASES = [
     Case("small", HALF, "counted", (1, 2), 5), Case("small", HALF, "graph", (1, 2), 5),

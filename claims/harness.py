@@ -4,8 +4,9 @@
                             --else measured-------------> claims/results/CLAIM.json
 
 A row is found again by its seed and the hash of its config, so that a changed size measures anew
-and an interrupted command goes on.  Rows that nobody asks for any more stay in the file and are
-shown nowhere.
+and an interrupted command goes on.  Several processes of the same command share the rows: each row
+is locked while it is measured, and the file while it is written.  Rows that nobody asks for any
+more stay in the file and are shown nowhere.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from claims.claim import Claim, Measured, Place, Row
 from tok_core.atomic_write import write_bytes
 from tok_core.errors import ConfigError
+from tok_core.file_lock import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -47,12 +49,17 @@ class Results:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f"{name}.json"
         self.name = name
+        self.locks = folder / ".locks"
         self.kept: dict[str, dict[str, Any]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Take in what the file holds now; another process may have added to it."""
         if self.path.is_file():
             try:
                 found = json.loads(self.path.read_text())
                 self.kept = dict(found["rows"])
-                right = found["claim"] == name
+                right = found["claim"] == self.name
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(
                     f"{self.path} holds no results of claims ({error!r}); move it away."
@@ -65,13 +72,22 @@ class Results:
         return row.key in self.kept
 
     def add(self, row: Row, numbers: dict[str, Any], **facts: Any) -> None:
-        """Keep a row: the file is written whole or not at all."""
-        self.kept[row.key] = {
-            "seed": row.seed, "config": dict(row.config), "numbers": numbers, **facts
-        }  # fmt: skip
-        found = {"claim": self.name, "rows": dict(sorted(self.kept.items()))}
-        text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-        write_bytes(self.path, text.encode(), force=True)
+        """Keep a row beside what is in the file by now, which is written whole or not at all."""
+        with locked(self.locks / f"{self.name}.lock"):
+            self.read()
+            self.kept[row.key] = {
+                "seed": row.seed, "config": dict(row.config), "numbers": numbers, **facts
+            }  # fmt: skip
+            found = {"claim": self.name, "rows": dict(sorted(self.kept.items()))}
+            text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+            write_bytes(self.path, text.encode(), force=True)
+
+    @contextmanager
+    def taken(self, row: Row) -> Iterator[bool]:
+        """Take a row for this process; False where another one measures it or has done so."""
+        with locked(self.locks / f"{self.name}-{row.key}.lock", wait=False) as free:
+            self.read()
+            yield free and not self.holds(row)
 
     def measured(self, rows: Sequence[Row]) -> list[Measured]:
         """Return what is kept of the rows asked for, in their order."""
@@ -137,20 +153,26 @@ def measure(claim: Claim, session: Session) -> list[str]:
         # A row of a claim that was never measured here is tried and cut off at the end.
         if session.left() <= results.longest():
             raise OutOfTime
-        began = time.perf_counter()
-        try:
-            with _alarm(session.left()), tempfile.TemporaryDirectory() as scratch:
-                place = Place(data=session.work, scratch=Path(scratch), device=session.device)
-                session.work.mkdir(parents=True, exist_ok=True)
-                numbers = claim.measure(row, place)
-        except Exception as error:  # a failed row must not cost the night's other rows
-            failed.append(f"{claim.name} {row.key}: {type(error).__name__}: {error}")
-            print(f"failed: {failed[-1]}", flush=True)
-            continue
-        seconds = round(time.perf_counter() - began, 1)
-        results.add(row, numbers, seconds=seconds, machine=machine(session.device))
-        print(f"{claim.name} {row.key}: {seconds:.0f} s, {_shown(numbers)}", flush=True)
+        with results.taken(row) as ours:
+            if not ours:
+                continue
+            try:
+                _measure_one(claim, row, results, session)
+            except Exception as error:  # a failed row must not cost the night's other rows
+                failed.append(f"{claim.name} {row.key}: {type(error).__name__}: {error}")
+                print(f"failed: {failed[-1]}", flush=True)
     return failed
+
+
+def _measure_one(claim: Claim, row: Row, results: Results, session: Session) -> None:
+    began = time.perf_counter()
+    with _alarm(session.left()), tempfile.TemporaryDirectory() as scratch:
+        place = Place(data=session.work, scratch=Path(scratch), device=session.device)
+        session.work.mkdir(parents=True, exist_ok=True)
+        numbers = claim.measure(row, place)
+    seconds = round(time.perf_counter() - began, 1)
+    results.add(row, numbers, seconds=seconds, machine=machine(session.device))
+    print(f"{claim.name} {row.key}: {seconds:.0f} s, {_shown(numbers)}", flush=True)
 
 
 def machine(device: str) -> str:

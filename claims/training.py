@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tok_core.file_lock import locked
+
 
 def train_tokenizer(sense: str, values: Mapping[str, Any], folder: Path) -> Path:
     """Train a tokenizer; return the folder of its model.
@@ -42,15 +44,19 @@ def loaded(folder: Path | str, device: str) -> Any:
 def once(folder: Path, make: Callable[[Path], object]) -> Path:
     """Return a folder that is made once and whole: an interruption leaves none of this name.
 
+    Processes that want it at the same time wait for the one that makes it.
+
     Args:
         folder: where it stands. make: fills the path that it is given, which it makes itself.
     """
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = folder.with_name(folder.name + ".writing")
-        shutil.rmtree(scratch, ignore_errors=True)
-        make(scratch)
-        scratch.rename(folder)
+    if folder.is_dir():
+        return folder
+    with locked(folder.with_name(folder.name + ".lock")):
+        if not folder.is_dir():
+            scratch = folder.with_name(folder.name + ".writing")
+            shutil.rmtree(scratch, ignore_errors=True)
+            make(scratch)
+            scratch.rename(folder)
     return folder
 
 

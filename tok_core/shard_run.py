@@ -27,6 +27,7 @@ from typing import Any
 
 from tok_core.atomic_write import atomic_file, flush_folder, write_bytes, write_error
 from tok_core.errors import TesseraError
+from tok_core.file_lock import lock_file
 from tok_core.shard_index import INDEX, UNFINISHED, ShardHead, ShardIndex, ShardRecord
 from tok_core.shard_members import NO_CAPTION, Sample, end_mark, pack_samples
 from tok_core.shard_plan import ShardPlan
@@ -94,7 +95,11 @@ class ShardRun:
             self._lock = open(self.work / "lock", "ab")  # noqa: SIM115 - held until the run ends
         except OSError as error:
             raise write_error(self.work, error) from None
-        _take(self._lock, self.folder)
+        if not lock_file(self._lock):
+            raise TesseraError(
+                f"another run is writing to '{self.folder}'; wait for its end or choose another "
+                "folder"
+            )
         for left in self.work.glob(".tessera-*.part"):  # of a process that was killed
             left.unlink()
         if (self.folder / INDEX).exists() and not self._force:
@@ -320,20 +325,6 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         raise write_error(target, error) from None
     flush_folder(target.parent)
-
-
-def _take(lock: Any, folder: Path) -> None:
-    """Lock a file for this process; the system lets go of it when the process ends, killed too."""
-    try:
-        import fcntl
-
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TesseraError(
-            f"another run is writing to '{folder}'; wait for its end or choose another folder"
-        ) from None
-    except (ImportError, OSError):  # no locks here: nothing can be told
-        return
 
 
 def _short(value: Any) -> str:
