@@ -108,12 +108,12 @@ class WavTokenizer(WavEncoding, LevelSynthesis):
     # -- sound to tokens -----------------------------------------------------------------------
 
     def latents(self, x: Tensor) -> Tensor:
-        """Map sound (B, 1, T), T at least 1, to latents (B, D, F) before quantization.
+        """Map sound (B, 1, T), T at least 1, to latents (B, D, F) as the quantizer measures them.
 
         Raises:
             MediaError: another shape, or no samples.
         """
-        return self.frames_of(x)[0].transpose(1, 2)
+        return self.quantizer.measured(self.frames_of(x)[0]).transpose(1, 2)
 
     @property
     def encoders(self) -> tuple[SeanetEncoder, ...]:

@@ -5,8 +5,8 @@ codec of four residual levels with and without dropping its last levels; ``post_
 codec, a speech generator on its tokens and then the decoder on pairs of the two, sigma 0.7 against
 sigma 1 (the same steps on unchanged tokens).
 
-Generated speech has no original, so it is judged as a crowd: the Fréchet distance of means and
-deviations over time of 32 log mel bands, between generated and unheard clips.
+Generated speech has no original, so it is judged as a crowd, generated against unheard clips
+(`eval/log_mel_crowd.py`).
 
 Estimate from timed steps of codecs (0.4 CPU seconds, 0.6 with four levels): tail drop 4 CPU minutes
 a row, post-training 9; 3 x (2 x 4 + 9) = 51.  The perturbation's rows are committed.
@@ -27,7 +27,7 @@ from claims.small_generators import decoded, drawn, encoded, generator_over, sav
 from claims.training import finished, loaded, quiet
 from claims.verdicts import by_seed, compared, exceeds, spread
 
-NAME, LEVELS, BANDS = "perturbation_experiment", 4, 32
+NAME, LEVELS = "perturbation_experiment", 4
 PERTURBED = {"alpha": 1.0, "beta": 0.25}
 SIGMA = 0.7
 HARDEST = "alpha=0.9,delta="
@@ -101,6 +101,8 @@ def measure(row: Row, place: Place) -> Numbers:
 
 
 def _post_trained(row: Row, place: Place) -> Numbers:
+    from eval.log_mel_crowd import crowd_distance
+
     sizes, seed = row.config["sizes"], row.seed
     model = codec(recipe(sizes, seed, place), place)
     tokenizer = saved(model, place.scratch / "tokenizer")
@@ -109,10 +111,10 @@ def _post_trained(row: Row, place: Place) -> Numbers:
     network = generator_over(model, codes, labels, sizes["generator"], seed)
     generator = saved(network, place.scratch / "generator")
     made, _ = drawn(network, sizes["generated"], 1.0, seed)
-    reference = features(_pieces(unheard(sizes), sizes), sizes["rate"])
+    real = _pieces(unheard(sizes), sizes)
 
     def scores(one: Any) -> dict[str, float]:
-        crowd = distance(features(decoded(one, made), sizes["rate"]), reference)
+        crowd = crowd_distance(decoded(one, made), real, sizes["rate"])
         return {"generated": crowd, "mel_distance": judged(one, sizes)["mel_distance"]}
 
     found = {"as it was": scores(model)}
@@ -163,25 +165,6 @@ def _pieces(sounds: Any, sizes: Mapping[str, Any]) -> Any:
     """Cut sounds (N, 1, T) into clips (M, 1, t)."""
     clip = sizes["clip"]
     return sounds[..., : sounds.shape[-1] // clip * clip].reshape(-1, 1, clip)
-
-
-def features(sounds: Any, rate: int) -> Any:
-    """Return float64 (N, 64): mean and deviation over time of the log of 32 mel bands."""
-    import torch
-
-    from tok_core.mel import MelSpectrogram
-
-    with torch.no_grad():
-        bands = MelSpectrogram(rate, 512, 128, BANDS)(sounds.float().cpu())
-    logs = bands.clamp(min=1e-5).log().double()
-    return torch.cat([logs.mean(-1), logs.std(-1)], 1)
-
-
-def distance(a: Any, b: Any) -> float:
-    """Return the Fréchet distance of two crowds of features."""
-    from eval.frechet_distance import frechet_distance_of_features
-
-    return float(frechet_distance_of_features(b, a))
 
 
 # -- findings ------------------------------------------------------------------------------------

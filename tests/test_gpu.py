@@ -177,12 +177,12 @@ def test_graphs_draw_the_same_codes(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_on_the_gpu_does_not_depend_on_its_batch(kind: str) -> None:
-    network = generator(kind)
+    # Products of other sizes round otherwise, and one other code changes all behind it: in float64
+    # no code of so few lies that near to another.
+    network = generator(kind).double()
     together = drawn(network, [0, 4, 2], SEEDS)
     for i, (label, seed) in enumerate(zip([0, 4, 2], SEEDS, strict=True)):
-        same = drawn(network, [label], [seed])[0] == together[i]
-        # Products of other sizes round otherwise, and one other code changes all behind it.
-        assert same.flatten()[:16].all() and same.float().mean() > 0.5
+        assert torch.equal(drawn(network, [label], [seed])[0], together[i])
 
 
 @pytest.mark.parametrize("kind", KINDS)

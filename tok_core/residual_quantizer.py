@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tok_core.code_search import CodeSearch
 from tok_core.errors import ConfigError, TokenError
@@ -27,6 +28,10 @@ class ResidualQuantizer(nn.Module):
         num_codebooks: Q. codebook_size: K. code_dim: D.
         tail_drop: draws in training how many levels the decoder gets; every level always trains.
             None keeps all.
+        l2_normalize: measure on the unit sphere.  With several levels the latents are brought to
+            unit length once, and every level measures what is left as it is: what one level leaves
+            of a unit vector is none, and levels that all look for directions would find the first
+            one's again.
         options: of every level, as `VectorQuantizer` takes them.
 
     Attributes:
@@ -48,6 +53,7 @@ class ResidualQuantizer(nn.Module):
         code_dim: int,
         *,
         tail_drop: TailDrop | None = None,
+        l2_normalize: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -59,8 +65,11 @@ class ResidualQuantizer(nn.Module):
                 "give both the same number."
             )
         self.tail_drop = tail_drop
+        self.unit_latents = l2_normalize and num_codebooks > 1
+        own = l2_normalize and not self.unit_latents
         self.levels = nn.ModuleList(
-            VectorQuantizer(codebook_size, code_dim, **options) for _ in range(num_codebooks)
+            VectorQuantizer(codebook_size, code_dim, l2_normalize=own, **options)
+            for _ in range(num_codebooks)
         )
 
     def level(self, index: int) -> VectorQuantizer:
@@ -91,7 +100,7 @@ class ResidualQuantizer(nn.Module):
     def forward_levels(self, z: Tensor) -> tuple[Tensor, Quantized]:
         """Return what each level adds (Q, B, F, D), and what `forward` gives with all of them."""
         found: list[Quantized] = []
-        residual = z
+        residual = z = self.measured(z)
         for level in self.levels:
             found.append(level(residual))
             # Detached: each level pulls the encoder by its own commitment only.
@@ -109,6 +118,7 @@ class ResidualQuantizer(nn.Module):
 
     def kept(self, z: Tensor, parts: Tensor, levels: Tensor | None) -> Tensor:
         """Sum the first ``levels`` (B,) parts of each item, with the gradient of all of z."""
+        z = self.measured(z)
         if levels is not None:
             keep = prefix_mask(levels.to(parts.device), len(parts)).t()[:, :, None, None]
             parts = parts * keep
@@ -119,10 +129,14 @@ class ResidualQuantizer(nn.Module):
         # their sum would multiply it.
         return z + (total - z).detach()
 
+    def measured(self, z: Tensor) -> Tensor:
+        """Return what the first level measures."""
+        return F.normalize(z, dim=-1) if self.unit_latents else z
+
     @torch.no_grad()
     def encode(self, z: Tensor, num_levels: int | None = None) -> Tensor:
         """Return codes (B, F, k) of z (B, F, D) on the first ``num_levels`` levels, all if None."""
-        codes, residual = [], z.float()
+        codes, residual = [], self.measured(z.float())
         wanted = len(self.levels) if num_levels is None else num_levels
         for i in range(wanted):
             codes.append(self.level(i).encode(residual))

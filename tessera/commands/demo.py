@@ -10,6 +10,8 @@ import typer
 from tessera import options as o
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tessera.demo_images import Section
 
 Output = Annotated[
@@ -49,9 +51,8 @@ def demo(
     """Encode photographs and sentences that no model was trained on, and show the result.
 
     Writes token files, decoded pictures and sounds, a grid, a rate-distortion plot, spectrograms,
-    generated pictures and results.json.
+    generated pictures and speech, and results.json.
     """
-    from tessera import report
     from tessera.files import check_inputs, make_folder
     from tok_core.errors import TesseraError
 
@@ -84,15 +85,29 @@ def demo(
             )
         )
     if not files and model is None:
-        from tessera import demo_generated
-
-        reason = demo_generated.why_not()
-        if reason is None:
-            sections.append(demo_generated.generated_demo(output, device=device))
-        else:
-            report.say(reason)
+        sections += _generated(output, list(chosen), device)
     _show(sections, results, as_json=json)
     return 0
+
+
+def _generated(output: Path, senses: list[str], device: str) -> list[Section]:
+    """Return what the shipped generators of these senses draw."""
+    from tessera import demo_generated, report
+    from tessera.generator_pipeline import DEFAULT_GENERATOR
+
+    makers: dict[str, tuple[str, Callable[..., Section]]] = {
+        "image": (DEFAULT_GENERATOR, demo_generated.generated_demo),
+        "audio": (demo_generated.SPEECH_GENERATOR, demo_generated.spoken_demo),
+    }
+    sections = []
+    for sense in senses:
+        generator, draw = makers[sense]
+        reason = demo_generated.why_not(generator)
+        if reason is None:
+            sections.append(draw(output, device=device))
+        else:
+            report.say(reason)
+    return sections
 
 
 def _show(sections: list[Section], results: Path, *, as_json: bool) -> None:

@@ -69,6 +69,11 @@ class TestGradientCodebookWithoutAttentionOrLstm(TestWavTokenizer):
         return make(attention=False, lstm_layers=0, width=20, quantizer=quantizer)
 
 
+class TestLevelsOnTheSphere(TestWavTokenizer):
+    def make(self) -> WavTokenizer:
+        return make(**LEVELS | {"quantizer": {"l2_normalize": True}, "tail_drop": {}})
+
+
 # -- lengths -------------------------------------------------------------------------------------
 
 

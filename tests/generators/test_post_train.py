@@ -256,6 +256,6 @@ def test_recipes_have_the_published_numbers() -> None:
     generator = load_config(GeneratorRun, configs / "generator-speech-tiny.yaml")
     assert generator.data.signals is not None
     assert speech.data.segment == generator.data.signals["segment"], "what the generator draws"
-    assert speech.data.pairs.generator == f"runs/{generator.name}/model"
+    assert speech.data.pairs.generator == f"assets/models/{generator.name}"
     assert speech.model.from_ == generator.data.tokenizer
     assert all(config.train.train_only == "decoder" for config in (official, tiny, speech))

@@ -12,7 +12,7 @@ import torch
 from eval.labelled_pictures import RECOGNISED, class_scores, real_pictures, seen
 from eval.procedural_distance import NAME
 from generators.train import main as train
-from tessera import generator_card
+from tessera import generator_card, generator_card_pictures, generator_card_sounds
 from tessera.cli import run as tessera
 from tessera.generator_pipeline import open_pipeline
 from tok_core.errors import ConfigError
@@ -40,8 +40,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_card_and_scores(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generator_card, "PER_CLASS", 1)
-    monkeypatch.setattr(generator_card.scored, "__defaults__", (1,))
+    monkeypatch.setattr(generator_card_pictures, "PER_CLASS", 1)
+    monkeypatch.setattr(generator_card_pictures.scored, "__defaults__", (1,))
     target = tmp_path / "shipped"
     assert generator_card.main([str(run), str(target), "--machine", "nothing much"]) == 0
     scores = json.loads((target / "scores.json").read_text())
@@ -53,6 +53,28 @@ def test_card_and_scores(
     assert load(target).config["code_hash"][:16] in card
     assert "reconstructed" in capsys.readouterr().out
     assert generator_card.main([str(tmp_path), str(target)]) == 2
+
+
+def test_card_of_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {
+        "model.config.width": 32, "model.config.layers": 1, "model.config.heads": 2,
+        "data.signals.segment": 4800, "train.steps": 2, "train.batch_size": 2,
+        "train.device": "cpu", "schedule.warmup": 1, "log.tracker": "none",
+        "validation_samples": 2, "shown": 0,
+    }  # fmt: skip
+    recipe, run, target = (
+        ROOT / "assets/configs/generator-speech-tiny.yaml", tmp_path / "run", tmp_path / "shipped",
+    )  # fmt: skip
+    words = ["--config", str(recipe), "--out", str(run)]
+    assert train([*words, *(f"--set={key}={value}" for key, value in settings.items())]) == 0
+    monkeypatch.setattr(generator_card_sounds.scored, "__defaults__", (3,))
+    assert generator_card.main([str(run), str(target)]) == 0
+    scores = json.loads((target / "scores.json").read_text())
+    assert scores["scores"].keys() == {"real", "reconstructed", "shuffled", "1", "0.9", "0.8"}
+    assert scores["sounds"] == 3 and scores["scores"]["real"] != scores["scores"]["1"]
+    card = (target / "README.md").read_text()
+    assert "draws | 20 tokens of `wavtokenizer-tiny`" in card and "0.2 s of sound" in card
+    assert "examples/speak_sounds.py" in card and "tokenized on the fly" in card
 
 
 def test_tokenizer_is_found_by_its_code_hash(run: Path, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_the_whole_demo_from_an_empty_folder(installed: Path, tmp_path: Path) ->
     done, out = run(installed, tmp_path, "demo"), tmp_path / "tessera_demo"
     assert_shown(done, out, {"chelsea", "coffee", "flower"}, {"lighthouse", "magazine"})
     assert (out / "generated.png").stat().st_size > 10_000
+    spoken = list((out / "generated").glob("*.wav"))
+    assert len(spoken) == 4 and all(file.stat().st_size > 140_000 for file in spoken)
 
 
 def assert_shown(

@@ -56,6 +56,31 @@ def test_every_level_quantizes_what_is_left(z: Tensor) -> None:
     assert out.statistics["codebook/usage"].dim() == 0
 
 
+def test_on_the_sphere_every_level_refines_too(z: Tensor) -> None:
+    """The latents are normalised once; levels that measure directions find the first one's again."""
+    torch.manual_seed(0)
+    options = {"update": "ema", "kmeans_start": True, "ema_decay": 0.9, "l2_normalize": True}
+    quantizer = ResidualQuantizer(3, 16, 4, **options).train()
+    many = 300 * torch.randn(8, 64, 4)
+    for _ in range(20):
+        out = quantizer(many)
+    unit, quantizer = torch.nn.functional.normalize(many, dim=-1), quantizer.eval()
+    codes = quantizer.encode(many)
+    errors = [
+        float((unit - quantizer.lookup(codes, upto=level)).square().sum(-1).mean())
+        for level in (1, 2, 3)
+    ]
+    assert errors[1] < 0.5 * errors[0] and errors[2] < 0.5 * errors[1], errors
+    assert torch.equal(quantizer.encode(2 * many), codes), "the length says nothing"
+    assert torch.allclose(quantizer(many).latents, quantizer.lookup(codes), atol=1e-5)
+    small = z.clone().requires_grad_()
+    out = quantizer(small)
+    out.latents.square().sum().backward()
+    along = (small.grad * small.detach()).sum(-1)
+    assert small.grad.abs().sum() > 0 and along.abs().max() < 1e-5, "the gradient is of directions"
+    assert out.losses["quantizer/commitment"].isfinite()
+
+
 def test_the_gradient_is_passed_on_once(z: Tensor) -> None:
     quantizer = make(update="ema").train()
     x = z.clone().requires_grad_()
