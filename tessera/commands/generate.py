@@ -50,6 +50,12 @@ Shards = Annotated[
         help="Write tar shards of so many samples instead of files; a second run goes on.",
     ),
 ]  # fmt: skip
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the generator first: for many samples on a GPU.",
+    ),
+]  # fmt: skip
 GRID_MOST = 256  # pictures of a contact sheet
 
 
@@ -73,6 +79,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Of a masked generator.")] = None,
     grid: Grid = None,
     per_shard: Shards = None,
+    compile_blocks: Compile = False,
     device: o.Device = "auto",
     batch_size: o.BatchSize = 16,
     force: o.Force = False,
@@ -93,6 +100,8 @@ def generate(
     if grid is not None:
         check_free(grid, force=force)
     pipe = open_pipeline(pipeline, generator=generator, tokenizer=tokenizer, device=device)
+    if compile_blocks:
+        _compile(pipe.generator)
     classes = pipe.generator.classes
     settings = {
         "guidance_scale": guidance, "guidance_schedule": schedule, "guidance_power": power,
@@ -107,6 +116,18 @@ def generate(
     if per_shard is not None:
         return _shards(maker, output, num, per_shard)
     return _files(maker, output, num, grid, force)
+
+
+def _compile(generator: Any) -> None:
+    """Compile the layers of a generator that takes many small steps."""
+    from tok_core.errors import ConfigError
+
+    if not generator._repeated_blocks:
+        raise ConfigError(
+            f"{type(generator).__name__} takes few large steps and is not compiled; leave "
+            "--compile out."
+        )
+    generator.compile_repeated_blocks(dynamic=True)
 
 
 def _captions(path: Path | None, shape: tuple[int, int] | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from PIL import Image
 
 from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
+from generators.maskgit import MaskGIT
 from generators.pipelines import TokenAudioPipeline, TokenImagePipeline
 from tessera.cli import run
 from tests.tiny_audio import tiny_codec
+from tok_core.loading import load
 from vision_tok.image_shards import TarShards
 from vision_tok.vqgan import VQGAN
 
@@ -54,6 +57,31 @@ def test_files_and_a_contact_sheet(pipe: Path, tmp_path: Path) -> None:
     assert run(words(pipe, "-o", again, "-n", 5, "-b", 5)) == 0
     for name in names:
         assert (out / name).read_bytes() == (again / name).read_bytes()
+
+
+@pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler"
+)
+def test_compiled_samples_are_the_same(pipe: Path, tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    for name, more in (("plain", []), ("compiled", ["--compile"])):
+        assert run(words(pipe, "-o", tmp_path / name, "-n", 3, *more)) == 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    for file in (tmp_path / "plain").iterdir():
+        assert file.read_bytes() == (tmp_path / "compiled" / file.name).read_bytes()
+
+
+def test_large_steps_are_not_compiled(
+    pipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = load(pipe / "tokenizer")
+    spec = fixed_spec(tokenizer.spec).to_json()
+    generator = MaskGIT(
+        spec=spec, code_hash=tokenizer.code_hash(), classes=3, width=32, layers=1, heads=2
+    ).eval()
+    TokenImagePipeline(generator, tokenizer).save_pretrained(tmp_path / "pipe")
+    assert run(words(tmp_path / "pipe", "-o", tmp_path / "out", "--compile")) == 1
+    assert "MaskGIT takes few large steps" in capsys.readouterr().err
 
 
 def test_parts_in_place_of_a_pipeline(pipe: Path, tmp_path: Path) -> None:

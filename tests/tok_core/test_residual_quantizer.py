@@ -57,7 +57,7 @@ def test_every_level_quantizes_what_is_left(z: Tensor) -> None:
 
 
 def test_on_the_sphere_every_level_refines_too(z: Tensor) -> None:
-    """The latents are normalised once; levels that measure directions find the first one's again."""
+    """Latents are normalised once; levels that measure directions find the first one again."""
     torch.manual_seed(0)
     options = {"update": "ema", "kmeans_start": True, "ema_decay": 0.9, "l2_normalize": True}
     quantizer = ResidualQuantizer(3, 16, 4, **options).train()
