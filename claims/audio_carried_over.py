@@ -45,7 +45,7 @@ def rows(seeds: Sequence[int], small: bool) -> list[Row]:
     """Return the three parts of every seed, one after the other."""
     plain = sizes_of(small)
     line = {**PERTURBED, "delta": max(2, round(0.1 * plain["codes"]))}
-    codecs = sizes_of(small, **({} if small else {"steps": 300, "judged": 36, "codes": 256}))
+    codecs = sizes_of(small, **({} if small else {"steps": 300, "judged": 36, "codes": 64}))
     post = sizes_of(small, **({} if small else {"steps": 400, "judged": 36})) | {
         "generator": SMALL_GENERATOR if small else GENERATOR,
         "generated": 8 if small else 200, "clip": 4000 if small else 16000,
@@ -261,7 +261,7 @@ CLAIM = Claim(
     claim="Perturbation, tail drop and post-training of picture tokenizers work for audio codecs.",
     theirs="none: no paper has shown it",
     setting="Small WavTokenizers of 16 kHz and 100 frames a second, no discriminators, synthetic "
-    "speech, unheard sentences in unheard voices; tail drop over four residual levels of 8 bits; "
+    "speech, unheard sentences in unheard voices; tail drop over four residual levels of 6 bits; "
     "an unconditional LlamaGen of one-second clips for post-training.",
     minutes=51, rows=rows, measure=measure, findings=findings, draw=draw_plot,
     committed=committed,
