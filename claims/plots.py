@@ -71,8 +71,9 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             axis.set_xticks(list(panel.ticks), list(panel.ticks.values()), rotation=25, ha="right")
         axis.set_xlabel(panel.x)
         axis.set_title(panel.title, fontsize=9)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7)
+        labels = axis.get_legend_handles_labels()[1]
+        if set(labels) - set((panel.ticks or {}).values()):  # else the places say it already
+            axis.legend(fontsize=7, framealpha=0.3)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from claims.benchmark_scripts import benchmark
@@ -43,12 +42,6 @@ def generator_over(
     for number, which in enumerate(order):
         training.step(number, scale.Pictures(codes[which], labels[which]))
     return training.average.model.eval()
-
-
-def saved(generator: Any, folder: Path) -> Path:
-    """Write a generator to a folder and return it."""
-    generator.save_pretrained(folder)
-    return folder
 
 
 def drawn(generator: Any, count: int, guidance: float, seed: int) -> tuple[Any, Any]:

@@ -236,9 +236,9 @@ CLAIM = Claim(
     "sides. Structure distance: edges and local structure over scales, no network, 0 is equal.",
     minutes=33, rows=rows, measure=measure, findings=findings, draw=draw_plot,
     remarks="The four findings on prefixes need the training alone. Those on codecs also need a "
-    "good tokenizer: the shipped one has 3.4 M parameters and knows a few photographs, and at equal "
-    "bytes it beats JPEG in PSNR only, on one photograph at its lowest budget (chelsea, 22.9 dB in "
-    "1,175 bytes against 21.8 dB in 1,479), and no codec in structure. A codec that cannot make a "
-    "file so small is shown with its smallest, which counts against us; WebP's is twice as large "
-    "as our lowest budget. Nothing was tuned for this comparison.",
+    "good tokenizer: the shipped one has 3.4 M parameters and knows a few photographs, and at "
+    "equal bytes it beats JPEG in PSNR only, on one photograph at its lowest budget (chelsea, "
+    "22.9 dB in 1,175 bytes against 21.8 dB in 1,479), and no codec in structure. A codec that "
+    "cannot make a file so small is shown with its smallest, which counts against us; WebP's is "
+    "twice as large as our lowest budget. Nothing was tuned for this comparison.",
 )  # fmt: skip

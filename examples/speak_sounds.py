@@ -39,8 +39,11 @@ def speak_folder(folder: Path, count: int, samples: int, rate: int, seed: int = 
         (folder, samples, rate, seed, range(a, min(a + CHUNK, count)))
         for a in range(0, count, CHUNK)
     ]
-    with get_context("spawn").Pool() as pool:
-        pool.starmap(speak, parts)
+    if len(parts) == 1:  # sooner done than other processes are there
+        speak(*parts[0])
+    else:
+        with get_context("spawn").Pool() as pool:
+            pool.starmap(speak, parts)
     print(f"{count} sounds of {samples / rate:g} s are in {folder}")
 
 

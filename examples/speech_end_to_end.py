@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from end_to_end_steps import asked_for, step, steps, tessera_command
+from speak_sounds import speak_folder
 
 import audio_tok.train
 import generators.post_train
@@ -59,7 +60,7 @@ def main() -> None:
     }  # fmt: skip
 
     print("\n1. A folder of sounds")
-    speak_folder(data, sizes["sounds"])
+    speak_folder(data, sizes["sounds"], CLIP, RATE)
 
     print("\n2. A codec: 80 tokens of 8 bits a second, its decoder used to wrong codes")
     step("audio_tok.train", audio_tok.train.main, work / "codec", "wavtokenizer-tiny", {
@@ -107,16 +108,6 @@ def main() -> None:
     print(f"listen to {work / 'scores_sounds'} and {work / 'scores_after_sounds'} (real, decoded, "
           f"half made up) and to {work / 'samples'} and {work / 'samples_after'}")  # fmt: skip
 
-
-def speak_folder(folder: Path, count: int) -> None:
-    """Speak what is missing: clips of 1.5 s out of sentences in many voices."""
-    folder.mkdir(parents=True, exist_ok=True)
-    source = open_audio(AudioDataConfig(source="speech", segment=CLIP, sample_rate=RATE, seed=7))
-    for number in range(count):
-        file = folder / f"{number:05d}.wav"
-        if not file.is_file():
-            write_audio(file, source.item(number), RATE)
-    print(f"{count} sounds of {CLIP / RATE:g} s are in {folder}")
 
 
 def say_something(folder: Path, codec: Path, generator: Path) -> None:
