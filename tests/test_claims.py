@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from claims.claim import Claim, Finding, Measured, Numbers, Place, Row, config_h
 from claims.harness import OutOfTime, Results, Session, measure, take_over
 from claims.picture_bytes import header_bytes
 from claims.plots import Panel, draw
+from claims.training import once
 from eval.picture_codecs import encode
 from tok_core.errors import ConfigError
 
@@ -133,6 +135,38 @@ def test_another_config_measures_anew_and_old_rows_do_not_count(
     assert len(counter.calls) == 12 and len(Results(now.results, "counted").kept) == 12
     found = Results(now.results, "counted").measured(counter.rows(now.seeds, False))
     assert [row.config["steps"] for row in found] == [4] * 6
+
+
+def test_processes_of_one_command_share_the_rows(counter: Counter, tmp_path: Path) -> None:
+    claim, now = counter.claim(), session(tmp_path, seeds=(0,))
+    first, second = counter.rows((0,), False)
+    # What another process is measuring is left to it; what it has kept meanwhile stays.
+    other = Results(now.results, "counted")
+    with other.taken(first) as ours:
+        assert ours
+        with Results(now.results, "counted").taken(first) as again:
+            assert not again
+        assert measure(claim, now) == [] and counter.calls == [second.key]
+        other.add(first, {"score": 9.0})
+    assert set(Results(now.results, "counted").kept) == {first.key, second.key}
+    with Results(now.results, "counted").taken(first) as ours:
+        assert not ours, "it is measured"
+    measure(claim, now)
+    assert counter.calls == [second.key]
+
+
+def test_what_rows_share_is_made_once(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        made.append(1)
+        time.sleep(0.2)
+        (folder / "whole").touch()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: once(tmp_path / "data", make), range(4)))
+    assert made == [1] and all((folder / "whole").is_file() for folder in found)
 
 
 def test_a_failed_row_costs_no_other(counter: Counter, tmp_path: Path) -> None:
