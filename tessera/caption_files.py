@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tok_core.caption_features import MOST_BYTES, SUFFIX, read_features
+from tok_core.caption_features import MOST_BYTES, SHORT_SUFFIX, SUFFIX, read_features
 from tok_core.errors import ConfigError, MediaError
 
 
@@ -25,6 +25,8 @@ class CaptionFile(NamedTuple):
 def read_captions(path: Path, shape: tuple[int, int] | None) -> list[CaptionFile]:
     """Read a file, or all of a folder in the order of their names.
 
+    A short caption beside a full one of the same name (NAME.short.npy) is no prompt of its own.
+
     Args:
         shape: (T, C) of the generator, None for one without captions.
 
@@ -34,10 +36,20 @@ def read_captions(path: Path, shape: tuple[int, int] | None) -> list[CaptionFile
     """
     if shape is None:
         raise ConfigError("this generator takes no captions; leave --captions out.")
-    files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    files = _prompts(path) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"--captions is '{path}', which holds no {SUFFIX} file; give features.")
     return [_read(file, shape[1]) for file in files]
+
+
+def _prompts(folder: Path) -> list[Path]:
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    full = {file.name.removesuffix(SUFFIX) for file in files}
+    return [
+        file for file in files
+        if not file.name.endswith(SHORT_SUFFIX)
+        or file.name.removesuffix(SHORT_SUFFIX) not in full
+    ]  # fmt: skip
 
 
 def _read(file: Path, width: int) -> CaptionFile:

@@ -12,6 +12,7 @@ import torch
 from generators.contract import fixed_spec
 from generators.llamagen import LlamaGen
 from generators.pipelines import TokenImagePipeline
+from tessera.caption_files import read_captions
 from tessera.cli import run
 from vision_tok.vqgan import VQGAN
 
@@ -98,3 +99,10 @@ def test_what_is_refused(
     )
     np.save(tmp_path / "evil.npy", np.array([[{}]], dtype=object), allow_pickle=True)
     assert "holds no caption features" in says(pipe, "--captions", tmp_path / "evil.npy")
+
+
+def test_a_short_caption_beside_a_full_one_is_no_prompt_of_its_own(tmp_path: Path) -> None:
+    for name in ("cat", "cat.short", "dog.short"):
+        np.save(tmp_path / f"{name}.npy", np.ones((1, WIDTH), np.float16))
+    names = [caption.name for caption in read_captions(tmp_path, (5, WIDTH))]
+    assert names == ["cat", "dog.short"]
