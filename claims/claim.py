@@ -95,8 +95,8 @@ class Claim:
         name: of the module and of the result file. paper: authors, year, arXiv number.
         claim: in one sentence. theirs: their number and where it stands.
         setting: what is trained and judged here, for the document.
-        minutes: of a CPU, estimated, for all rows of three seeds but those of benchmarks; two
-            cores take about half as long.
+        minutes: of a CPU, estimated, for all rows of three seeds but those of the perturbation's
+            benchmark; two cores take about half as long.
         rows: of seeds and whether tiny. measure: a row's numbers, plain JSON values.
         findings: of what is measured, always the same sentences.
         draw: the plot of what is measured into a PNG file.

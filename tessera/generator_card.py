@@ -17,6 +17,36 @@ from typing import Any
 from tessera import generator_card_pictures, generator_card_sounds
 from tok_core.training.model_card import FinishedRun, card_command, ship_run
 
+CARD = """\
+# {name}
+
+{sentence}
+
+| | |
+|---|---|
+| class | `{kind}`, {parameters:.2f} M parameters, {megabytes:.1f} MB on disk ({dtype}) |
+| draws | {tokens} tokens of `{tokenizer}` (code hash `{code_hash}`): {result} |
+| {condition} |
+| trained on | {data} |
+| steps | {steps} of {batch} {units}, {hours} on {machine} |
+| licence | Apache-2.0 |
+
+Reproduce it (the run folder also keeps every metric):
+
+{commands}
+
+## Scores
+
+{loss:.3f} nats per token on {looked_at} ({accuracy:.1%} of tokens predicted). {comparison}
+
+{table}
+
+{speed}, on {here}.
+
+## Limits
+
+{limits}
+"""
 SENSES: dict[str, Any] = {"image": generator_card_pictures, "audio": generator_card_sounds}
 
 
@@ -41,8 +71,8 @@ def write_generator_card(run: Path, target: Path, *, machine: str) -> dict[str, 
     pipe.set_progress_bar_config(disable=True)
     sense = SENSES[pipe.modality]
     scores = _validation(finished) | sense.scored(pipe)
-    words = _facts(finished, scores, pipe) | {"machine": machine}
-    finished.finish(scores, sense.card(scores, pipe, words))
+    facts = _facts(finished, scores, pipe) | {"machine": machine}
+    finished.finish(scores, CARD.format(**facts, **sense.words(scores, pipe, facts)))
     return scores
 
 
@@ -67,6 +97,7 @@ def _facts(finished: FinishedRun, scores: dict[str, Any], pipe: Any) -> dict[str
     header = asset_path(f"configs/{finished.facts()['recipe']}").read_text().splitlines()
     return finished.facts() | {
         "tokenizer": _tokenizer(finished), "from_shards": not data.get("signals"),
+        "tokens": " x ".join(str(size) for size in pipe.generator.sizes if size > 1),
         "looked_at": "unseen samples" if data.get("validation_path") or data.get("signals")
         else "samples of the training shards",
         "commands": "\n".join("  " + line[1:] for line in header if line.startswith("#   ")),

@@ -8,41 +8,6 @@ from typing import Any
 
 PER_CLASS = 50
 GUIDANCE = (1.0, 2.0, 4.0)
-CARD = """\
-# {name}
-
-A small class-conditional {kind} over the tokens of `{tokenizer}`, for demonstrations and tests.
-
-| | |
-|---|---|
-| class | `{kind}`, {parameters:.2f} M parameters, {megabytes:.1f} MB on disk ({dtype}) |
-| draws | {tokens} tokens of `{tokenizer}` (code hash `{code_hash}`): pictures of {size} pixels |
-| classes | {classes} |
-| trained on | {data} |
-| steps | {steps} of {batch} pictures, {hours} on {machine} |
-| licence | Apache-2.0 |
-
-Reproduce it (the run folder also keeps every metric):
-
-{commands}
-
-## Scores
-
-{loss:.3f} nats per token on {looked_at} ({accuracy:.1%} of tokens predicted). {count} generated
-pictures, {per_class} of each class, against {count} unseen real ones: frechet/procedural-v1 (lower
-is better; see docs/procedural_distance.md for what it can tell) and the share that the shipped
-classifier sees as what was asked for.
-
-| | frechet/procedural-v1 | recognised |
-|---|---:|---:|
-{rows}
-
-{speed:.2f} s per picture with guidance, {per_class} at a time, on {here}.
-
-## Limits
-
-It knows twelve shapes and textures: good enough to learn the suite with and to test on.
-"""
 
 
 def scored(pipe: Any, per_class: int = PER_CLASS) -> dict[str, Any]:
@@ -84,8 +49,10 @@ def _side(pipe: Any) -> int:
     return int(size[0] * rows // native[0])
 
 
-def card(scores: Mapping[str, Any], pipe: Any, words: Mapping[str, Any]) -> str:
-    """Return the card; ``words`` are those that do not depend on the sense."""
+def words(
+    scores: Mapping[str, Any], pipe: Any, facts: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the words of the card that are of pictures; ``facts`` are the others."""
     from eval.labelled_pictures import RECOGNISED
     from eval.procedural_distance import NAME
     from tok_core.procedural_classes import CLASS_NAMES
@@ -95,11 +62,21 @@ def card(scores: Mapping[str, Any], pipe: Any, words: Mapping[str, Any]) -> str:
         f"| {names.get(key, f'guidance {key}')} | {value[NAME]:.2f} | {value[RECOGNISED]:.1%} |"
         for key, value in scores["scores"].items()
     ]
-    return CARD.format(
-        **words, classes=", ".join(CLASS_NAMES),
-        tokens=" x ".join(str(size) for size in pipe.generator.sizes), size=_side(pipe),
-        data="token shards of labelled procedural pictures" if words["from_shards"]
+    count = scores["pictures"]
+    return {
+        "sentence": f"A small class-conditional {facts['kind']} over the tokens of "
+        f"`{facts['tokenizer']}`, for demonstrations and tests.",
+        "result": f"pictures of {_side(pipe)} pixels", "units": "pictures",
+        "condition": f"classes | {', '.join(CLASS_NAMES)}",
+        "data": "token shards of labelled procedural pictures" if facts["from_shards"]
         else "labelled procedural pictures, tokenized on the fly",
-        count=scores["pictures"], per_class=PER_CLASS, rows="\n".join(rows),
-        speed=scores["seconds_per_picture"],
-    )  # fmt: skip
+        "comparison": f"""{count} generated
+pictures, {PER_CLASS} of each class, against {count} unseen real ones: {NAME} (lower
+is better; see docs/procedural_distance.md for what it can tell) and the share that the shipped
+classifier sees as what was asked for.""",
+        "table": "\n".join([f"| | {NAME} | recognised |", "|---|---:|---:|", *rows]),
+        "speed": f"{scores['seconds_per_picture']:.2f} s per picture with guidance, {PER_CLASS} at "
+        "a time",
+        "limits": "It knows twelve shapes and textures: good enough to learn the suite with and to "
+        "test on.",
+    }  # fmt: skip

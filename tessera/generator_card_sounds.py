@@ -9,42 +9,6 @@ from typing import Any
 COUNT = 200
 CHUNK = 50
 TEMPERATURES = (1.0, 0.9, 0.8)
-CARD = """\
-# {name}
-
-A small {kind} of synthetic speech over the tokens of `{tokenizer}`, for demonstrations and tests.
-
-| | |
-|---|---|
-| class | `{kind}`, {parameters:.2f} M parameters, {megabytes:.1f} MB on disk ({dtype}) |
-| draws | {tokens} tokens of `{tokenizer}` (code hash `{code_hash}`): {seconds:g} s of sound |
-| condition | none: it says what it likes |
-| trained on | {data} |
-| steps | {steps} of {batch} sounds, {hours} on {machine} |
-| licence | Apache-2.0 |
-
-Reproduce it (the run folder also keeps every metric):
-
-{commands}
-
-## Scores
-
-{loss:.3f} nats per token on {looked_at} ({accuracy:.1%} of tokens predicted). {count} generated
-sounds against {count} real ones that it has not heard: {measure} (lower is better; Fréchet distance
-of means and deviations of log mel bands, `eval/log_mel_crowd.py`). The reconstructions bound what
-their tokens can show; the same tokens in random order show what order is worth.
-
-| | {measure} |
-|---|---:|
-{rows}
-
-{speed:.2f} s per sound, {chunk} at a time, on {here}.
-
-## Limits
-
-It babbles in many voices: the rhythm and the sounds of speech, pauses too, and no words. Good
-enough to learn the suite with and to test on.
-"""
 
 
 def scored(pipe: Any, count: int = COUNT) -> dict[str, Any]:
@@ -102,8 +66,10 @@ def _decoded(pipe: Any, sounds: Any) -> dict[str, Any]:
     return {name: torch.cat(parts) for name, parts in kept.items()}
 
 
-def card(scores: Mapping[str, Any], pipe: Any, words: Mapping[str, Any]) -> str:
-    """Return the card; ``words`` are those that do not depend on the sense."""
+def words(
+    scores: Mapping[str, Any], pipe: Any, facts: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the words of the card that are of sounds; ``facts`` are the others."""
     from eval.log_mel_crowd import NAME
 
     names = {"real": "other real sounds", "reconstructed": "their reconstructions",
@@ -112,12 +78,20 @@ def card(scores: Mapping[str, Any], pipe: Any, words: Mapping[str, Any]) -> str:
         f"| {names.get(key, f'temperature {key}')} | {value[NAME]:.2f} |"
         for key, value in scores["scores"].items()
     ]
-    sizes = [size for size in pipe.generator.sizes if size > 1]
-    return CARD.format(
-        **words, tokens=" x ".join(map(str, sizes)), measure=NAME,
-        seconds=_samples(pipe) / pipe.tokenizer.spec.input_rate,
-        data="token shards of synthetic speech (espeak-ng, many voices and languages)"
-        if words["from_shards"] else "synthetic speech, tokenized on the fly",
-        count=scores["sounds"], rows="\n".join(rows), chunk=CHUNK,
-        speed=scores["seconds_per_sound"],
-    )  # fmt: skip
+    count = scores["sounds"]
+    return {
+        "sentence": f"A small {facts['kind']} of synthetic speech over the tokens of "
+        f"`{facts['tokenizer']}`, for demonstrations and tests.",
+        "result": f"{_samples(pipe) / pipe.tokenizer.spec.input_rate:g} s of sound",
+        "units": "sounds", "condition": "condition | none: it says what it likes",
+        "data": "token shards of synthetic speech (espeak-ng, many voices and languages)"
+        if facts["from_shards"] else "synthetic speech, tokenized on the fly",
+        "comparison": f"""{count} generated
+sounds against {count} real ones that it has not heard: {NAME} (lower is better; Fréchet distance
+of means and deviations of log mel bands, `eval/log_mel_crowd.py`). The reconstructions bound what
+their tokens can show; the same tokens in random order show what order is worth.""",
+        "table": "\n".join([f"| | {NAME} |", "|---|---:|", *rows]),
+        "speed": f"{scores['seconds_per_sound']:.2f} s per sound, {CHUNK} at a time",
+        "limits": "It babbles in many voices: the rhythm and the sounds of speech, pauses too, and "
+        "no words. Good\nenough to learn the suite with and to test on.",
+    }  # fmt: skip

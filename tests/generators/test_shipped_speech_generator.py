@@ -1,4 +1,4 @@
-"""The shipped generator of speech: whose tokens it draws, how large it is, what it sounds like."""
+"""The shipped generator of speech: its card, and what it sounds like."""
 
 from __future__ import annotations
 
@@ -12,19 +12,10 @@ from audio_tok.audio_data import AudioDataConfig, open_audio
 from eval.log_mel_crowd import NAME, crowd_distance
 from tessera.demo_generated import SPEECH_GENERATOR
 from tessera.generator_pipeline import open_pipeline
-from tok_core.loading import load
 
 MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
 FOLDER = MODELS / SPEECH_GENERATOR
 COUNT = 24
-
-
-def test_it_draws_tokens_of_the_shipped_codec() -> None:
-    """When the codec is trained anew, so must be what was trained on its tokens."""
-    generator, codec = load(FOLDER), load(MODELS / "wavtokenizer-tiny")
-    generator.check_fits(codec)
-    assert generator.config["code_hash"] == codec.code_hash()
-    assert sum(file.stat().st_size for file in FOLDER.glob("*.safetensors")) < 6e6
 
 
 def test_card_holds_its_scores() -> None:
